@@ -1,0 +1,3 @@
+from radnet_lake.cli import run_job
+
+run_job("harvest")

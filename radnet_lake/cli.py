@@ -1,0 +1,246 @@
+"""The command line: COMMANDS, flags out of each command's settings, errors in one line; nothing else."""
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from radnet_lake import __version__
+from radnet_lake.errors import RadnetLakeError
+
+
+class Command(NamedTuple):
+    """One verb. The modules behind it are imported when it runs, for Ray alone takes a second.
+
+    config: "module:Class" of the settings, whose fields are the flags. run: takes that and prints.
+    """
+
+    config: str
+    run: Callable[[Any], None]
+    summary: str
+    example: str
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(__import__(f"radnet_lake.{module}", fromlist=[name]), name)
+
+
+def _run_harvest(config: Any) -> None:
+    from radnet_lake.harvest import harvest
+    from radnet_lake.watch import HarvestWatch, print_harvest
+
+    with HarvestWatch() as watch:
+        report = harvest(config, watch)
+    print_harvest(report)
+
+
+def _run_query(config: Any) -> None:
+    from radnet_lake.query import query
+
+    query(config)
+
+
+def _run_shell(config: Any) -> None:
+    from radnet_lake.query import run_shell
+
+    run_shell(config)
+
+
+def _run_attach(config: Any) -> None:
+    from radnet_lake.lake import attach
+
+    attach(config.lake, config.database)
+    print(f'{config.database} is written; try: duckdb {config.database} "from instances limit 5"')
+
+
+def _run_compact(config: Any) -> None:
+    from radnet_lake.compact import compact
+
+    r = compact(config)
+    print(
+        f"{r.files_before} files became {r.files_after}; {r.rows_dropped} rows dropped,"
+        f" {r.files_deleted} files deleted"
+    )
+
+
+def _run_phantom(config: Any) -> None:
+    from radnet_lake.phantom import phantom
+
+    r = phantom(config)
+    print(f"{r}\nnext: radnet-lake harvest {config.out} --lake LAKE --phi keep")
+
+
+def _run_locate(config: Any) -> None:
+    from radnet_lake.query import locate
+
+    for uri in locate(config):
+        print(uri)
+
+
+def _run_demo(config: Any) -> None:
+    from radnet_lake.demo import demo
+
+    demo(config)
+
+
+COMMANDS: dict[str, Command] = {
+    "harvest": Command(
+        "harvest:HarvestConfig",
+        _run_harvest,
+        "crawl DICOM files on disk or S3 into a header lake",
+        "radnet-lake harvest /archive s3://pacs/2019 --lake s3://lakes/ct --collection pacs",
+    ),
+    "query": Command(
+        "query:QueryConfig",
+        _run_query,
+        "ask the lake in SQL: instances, rejects, runs, series_headers, files",
+        'radnet-lake query --lake lake "select Modality, count(*) from instances group by all"',
+    ),
+    "shell": Command(
+        "query:ShellConfig",
+        _run_shell,
+        "ask the lake in SQL, at a prompt",
+        "radnet-lake shell --lake lake",
+    ),
+    "attach": Command(
+        "query:AttachConfig",
+        _run_attach,
+        "write a DuckDB file with the lake's views, for the plain duckdb command line",
+        "radnet-lake attach lake lake.duckdb && duckdb lake.duckdb",
+    ),
+    "locate": Command(
+        "query:LocateConfig",
+        _run_locate,
+        "print the files of a series; opens sealed URIs, so it needs the key",
+        "radnet-lake locate 1.2.840.113619.2.176 --lake lake",
+    ),
+    "compact": Command(
+        "compact:CompactConfig",
+        _run_compact,
+        "merge small files, drop rows that no longer count, delete unnamed files",
+        "radnet-lake compact --lake lake",
+    ),
+    "phantom": Command(
+        "phantom:PhantomConfig",
+        _run_phantom,
+        "write a procedural DICOM archive for demos and tests",
+        "radnet-lake phantom archive --patients 4 --seed 7",
+    ),
+    "demo": Command(
+        "demo:DemoConfig",
+        _run_demo,
+        "make a phantom archive, harvest it, and say what to try next",
+        "radnet-lake demo --out demo",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 failed work, 2 a wrong setting."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    command, config_values = _parse(words)
+    try:
+        config = _import(command.config)(**config_values)
+        command.run(config)
+        sys.stdout.flush()
+    except RadnetLakeError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_job(verb: str) -> None:
+    """What jobs/<verb>.py do: the same command with the same options, as a Ray job's entry point."""
+    sys.exit(main([verb, *sys.argv[1:]]))
+
+
+def _parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
+    parser = argparse.ArgumentParser(
+        prog="radnet-lake",
+        description="DICOM archives to labels by their headers.",
+        epilog="example: make a lake and ask it\n"
+        "  radnet-lake harvest FOLDER --lake lake --phi keep\n"
+        '  radnet-lake query --lake lake "from runs"',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"radnet_lake {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    # Only the settings of the command that is asked for are imported.
+    asked = next((w for w in words if w in COMMANDS), None)
+    for name, command in COMMANDS.items():
+        verb = verbs.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary[0].upper() + command.summary[1:] + ".",
+            epilog=f"example:\n  {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_argument("--debug", action="store_true", help="show where an error comes from")
+        if name == asked:
+            _add_flags(verb, _import(command.config))
+    values = vars(parser.parse_args(words))
+    command = COMMANDS[values.pop("verb")]
+    values.pop("debug")
+    return command, values
+
+
+def _add_flags(parser: argparse.ArgumentParser, config: type) -> None:
+    """One flag per field: its docstring is the help; metadata "positional" names an argument."""
+    texts = _read_field_texts(config)
+    for field in dataclasses.fields(config):
+        text = texts[field.name]
+        required = field.default is dataclasses.MISSING
+        if not required and field.default not in ("", None, False, True):
+            text += f" (default: {field.default})"
+        kind = type(field.default) if isinstance(field.default, int | float) else str
+        text = text.replace("%", "%%")
+        metavar = field.metadata.get("positional")
+        if metavar:
+            several = "+" if "tuple" in str(field.type) else None
+            parser.add_argument(field.name, metavar=metavar, nargs=several, help=text)
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        short = [field.metadata["short"]] if "short" in field.metadata else []
+        if field.default is False:
+            parser.add_argument(*short, flag, action="store_true", help=text)
+        else:
+            parser.add_argument(
+                *short,
+                flag,
+                type=kind,
+                default=None if required else field.default,
+                required=required,
+                choices=field.metadata.get("choices"),
+                metavar=None if "choices" in field.metadata else field.name.upper(),
+                help=text,
+            )
+
+
+def _read_field_texts(config: type) -> dict[str, str]:
+    """The string that stands under each field of a dataclass."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    texts: dict[str, str] = {}
+    for field, text in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            value = text.value if isinstance(text, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                texts[field.target.id] = " ".join(value.value.split())
+    return texts

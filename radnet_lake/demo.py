@@ -1,0 +1,50 @@
+"""The demo: a phantom archive, its lake, and what to try next."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from radnet_lake.harvest import HarvestConfig, harvest
+from radnet_lake.phantom import PhantomConfig, phantom
+from radnet_lake.query import QueryConfig, query
+from radnet_lake.watch import HarvestWatch, print_harvest
+
+QUERIES = (
+    "select run_id, status, objects_seen, instances, rejects, known, adds_up from runs",
+    "select Modality, object_kind, count(distinct SeriesInstanceUID) as series, count(*) as frames"
+    " from instances group by all order by all",
+    "select any_value(Modality) as Modality, any_value(SeriesDescription) as SeriesDescription,"
+    " count(*) as frames, any_value(RepetitionTime) as TR, any_value(EchoTime) as TE,"
+    " any_value(ContrastBolusAgent) as agent from instances where object_kind = 'image'"
+    " group by SeriesInstanceUID order by all limit 12",
+    "select reason, detail, count(*) as n from rejects group by all",
+)
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the demo."""
+
+    out: str = "demo"
+    """folder to write into"""
+    patients: int = 3
+    """patients of the phantom archive"""
+
+
+def demo(config: DemoConfig) -> None:
+    """Make a phantom archive, harvest it into a lake, show the lake's answers."""
+    out = Path(config.out).absolute()
+    archive, lake = out / "archive", out / "lake"
+    if not archive.exists():
+        print(f"making a phantom archive of {config.patients} patients ...", flush=True)
+        phantom(PhantomConfig(out=str(archive), patients=config.patients))
+    # Nobody's data: there is nothing to pseudonymise.
+    settings = HarvestConfig(
+        sources=(str(archive),), lake=str(lake), phi="keep", collection="phantom"
+    )
+    with HarvestWatch() as watch:
+        print_harvest(harvest(settings, watch))
+    for sql in QUERIES:
+        print(f"\n$ radnet-lake query --lake {shlex.quote(str(lake))} {shlex.quote(sql)}")
+        query(QueryConfig(sql=sql, lake=str(lake)))
+    print(f"\nThe lake is {lake}; ask it more: radnet-lake shell --lake {shlex.quote(str(lake))}")

@@ -1,0 +1,39 @@
+"""What can go wrong, as a small family. Each error names the thing, and the remedy.
+
+RadnetLakeError
+├── SettingError   a flag, an environment variable, a key or a path is wrong: exit status 2
+├── StoreError     a folder or bucket cannot be read or written: exit status 1
+└── LakeError      the lake itself is wrong: not a lake, newer schema, damaged: exit status 1
+"""
+
+
+class RadnetLakeError(Exception):
+    """Base of all errors that radnet_lake raises on purpose.
+
+    `what` says what is wrong, `where` names the file or setting, `remedy` what to do. None of the three
+    may hold text out of a DICOM header, nor a path below a source: those can name patients.
+    """
+
+    exit_status = 1
+
+    def __init__(self, what: str, where: str = "", remedy: str = "") -> None:
+        super().__init__(what, where, remedy)
+        self.what, self.where, self.remedy = what, where, remedy
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" if self.where else self.what
+        return f"{text}; {self.remedy}" if self.remedy else text
+
+
+class SettingError(RadnetLakeError):
+    """A flag, an environment variable, a key or a path is wrong."""
+
+    exit_status = 2
+
+
+class StoreError(RadnetLakeError):
+    """A folder or bucket cannot be read or written."""
+
+
+class LakeError(RadnetLakeError):
+    """The lake is not one, is of a newer schema, or is damaged."""
