@@ -1,0 +1,169 @@
+"""Real parts that tests share: a SeaweedFS server on loopback that checks S3 signatures."""
+
+import itertools
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+START_TIMEOUT_S = 60
+TAKEN = ("BucketAlreadyExists", "BucketAlreadyOwnedByYou")
+
+
+def find_free_ports(count: int) -> list[int]:
+    """Ports on loopback that nobody listens on now, outside the range that Ray's workers use."""
+    found: list[int] = []
+    while len(found) < count:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe:
+            if port not in found and probe.connect_ex(("127.0.0.1", port)) != 0:
+                found.append(port)
+    return found
+
+
+class S3Server:
+    """A SeaweedFS process of one's own: start, stop (SIGKILL), and the AWS_* environment for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.access_key = "test" + secrets.token_hex(8)
+        self.secret_key = secrets.token_hex(20)
+        self.ports = find_free_ports(8)
+        self.endpoint = f"http://127.0.0.1:{self.ports[0]}"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.bucket_numbers = itertools.count()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment that makes boto3, and so radnet_lake, talk to this server."""
+        nowhere = str(self.folder / "no-such-file")
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_CONFIG_FILE": nowhere,
+            "AWS_SHARED_CREDENTIALS_FILE": nowhere,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def start(self) -> None:
+        """Start the server on its folder, which may hold the data of an earlier start."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identity = {"name": "tester", "credentials": credentials, "actions": actions}
+        (self.folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
+        data = self.folder / "data"
+        data.mkdir(exist_ok=True)
+        options = {
+            "dir": data,
+            "ip": "127.0.0.1",
+            "ip.bind": "127.0.0.1",
+            "s3": "true",
+            "s3.config": self.folder / "identities.json",
+            "s3.autoCreateBucket": "false",
+            "s3.port.iceberg": 0,
+            "s3.port.lance": 0,
+            "s3.localSocket": self.folder / "s3.sock",
+            "filer.localSocket": self.folder / "filer.sock",
+            "master.telemetry": "false",
+            "master.volumeSizeLimitMB": 256,
+            "volume.max": 100,
+            "s3.port": self.ports[0],
+            "s3.port.grpc": self.ports[1],
+            "master.port": self.ports[2],
+            "master.port.grpc": self.ports[3],
+            "volume.port": self.ports[4],
+            "volume.port.grpc": self.ports[5],
+            "filer.port": self.ports[6],
+            "filer.port.grpc": self.ports[7],
+        }
+        command = [str(Path(sys.executable).parent / "weed"), "-logtostderr=true", "server"]
+        command += [f"-{name}={value}" for name, value in options.items()]
+        with (self.folder / "weed.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
+        self.await_answer()
+
+    def await_answer(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.answers():
+            died = self.process is None or self.process.poll() is not None
+            if died or time.monotonic() > deadline:
+                log = (self.folder / "weed.log").read_text(errors="replace")
+                self.stop()
+                raise RuntimeError(f"SeaweedFS did not start:\n{log[-4000:]}")
+            time.sleep(0.2)
+
+    def answers(self) -> bool:
+        """Whether an object can be stored and read: the port opens long before that."""
+        if self.process is None or self.process.poll() is not None:
+            return False
+        try:
+            client = self.client()
+            client.create_bucket(Bucket="radnet-probe")
+        except ClientError as refusal:
+            if refusal.response["Error"]["Code"] not in TAKEN:
+                return False
+        except BotoCoreError:
+            return False
+        try:
+            client.put_object(Bucket="radnet-probe", Key="probe", Body=b"probe")
+            stored = client.get_object(Bucket="radnet-probe", Key="probe")["Body"].read()
+        except (ClientError, BotoCoreError):
+            return False
+        return bool(stored == b"probe")
+
+    def stop(self) -> None:
+        """Kill the process at once: it ignores SIGTERM for long."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def client(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(retries={"total_max_attempts": 2}, connect_timeout=2),
+        )
+
+    def bucket(self) -> str:
+        """Make a fresh bucket and return its name."""
+        name = f"radnet-{next(self.bucket_numbers)}-{secrets.token_hex(3)}"
+        self.client().create_bucket(Bucket=name)
+        return name
+
+    def put(self, bucket: str, key: str, data: bytes) -> None:
+        """Store one object."""
+        self.client().put_object(Bucket=bucket, Key=key, Body=data)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A running S3 server; the AWS_* environment points to it for the session."""
+    server = S3Server(tmp_path_factory.mktemp("seaweedfs"))
+    server.start()
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in server.env.items():
+            patch.setenv(name, value)
+        try:
+            yield server
+        finally:
+            server.stop()
