@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pydicom
+import pydicom.data
 import pytest
+import ray
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -167,3 +170,32 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
             yield server
         finally:
             server.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_local(s3: S3Server) -> Iterator[None]:
+    """A local Ray of two CPUs; started after the S3 server, so that workers inherit its AWS_*."""
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def pydicom_files() -> Path:
+    """The folder of real DICOM files that ships with pydicom."""
+    return Path(pydicom.data.get_testdata_file("CT_small.dcm", download=False)).parent
+
+
+def write_series(folder: Path, series: int, instances: int = 10, patient: str = "P1") -> None:
+    """A CT series of small real-looking files: `folder/<series>/<n>.dcm`."""
+    source = pydicom.data.get_testdata_file("CT_small.dcm", read=True, download=False)
+    source.PatientID = patient
+    source.SeriesInstanceUID = f"1.2.3.{series}"
+    source.StudyInstanceUID = f"1.2.{series // 4}"
+    target = folder / f"s{series:04d}"
+    target.mkdir(parents=True, exist_ok=True)
+    for n in range(instances):
+        source.SOPInstanceUID = f"1.2.3.{series}.{n}"
+        source.InstanceNumber = n + 1
+        source.ImagePositionPatient = [-158.0, -179.0, -75.0 + 5 * n]
+        source.save_as(target / f"{n:04d}.dcm")
