@@ -32,8 +32,6 @@ from radnet_lake.lake import Lake, Part, connect, create_lake, decode_part, loca
 from radnet_lake.ledger import Ledger, write_vanished
 from radnet_lake.store import Entry, Unit, absolute_uri, list_unit, list_units
 
-COMMIT_EVERY_S = 15.0
-"""A killed run loses at most this much work."""
 LIST_CPUS, READ_CPUS = 0.02, 0.9
 """Logical CPUs: a listing task that waits must not hold back reading; unequal, they are not fused."""
 LISTERS_PER_CPU = 2
@@ -64,6 +62,8 @@ class HarvestConfig:
     """mark rows whose file is no longer in SOURCE"""
     chunk_files: int = 4000
     """files per task; about a second of work on local disk"""
+    commit_seconds: float = 15.0
+    """time between commits: what a killed run loses at most"""
 
     def __post_init__(self) -> None:
         if not self.sources:
@@ -195,7 +195,7 @@ class _Run:
                     self.record[name] += n
                 if watch:
                     watch(self.record, expected)
-                if time.monotonic() - committed > COMMIT_EVERY_S:
+                if time.monotonic() - committed > self.config.commit_seconds:
                     self.commit()
                     committed = time.monotonic()
         except BaseException:
@@ -328,7 +328,8 @@ def _results(units: list[Unit], job: Job, chunk_files: int) -> Iterator[Result]:
 def _own_error(error: BaseException | None) -> RadnetLakeError | None:
     """The error that our code raised in a worker, out of Ray's wrapping."""
     while error is not None:
-        if isinstance(error, RadnetLakeError):
+        # Ray's wrapper is of our class as well, with a whole traceback for its text.
+        if isinstance(error, RadnetLakeError) and not isinstance(error, ray.exceptions.RayError):
             return error
         error = getattr(error, "cause", None) or error.__cause__
     return None
