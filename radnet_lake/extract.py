@@ -96,7 +96,7 @@ class _Chunk:
 
     def run(self, entries: list[Entry]) -> Result:
         """Split known from new, read the new, write all."""
-        known = find_known(self.job.ledger, entries, self.seal, self.unseal)
+        known = find_known(self.job.ledger, entries, self.seal, self.unseal, self.shift)
         self.counts["files_listed"] += len(entries)
         self.counts["bytes_listed"] += sum(e.size_bytes for e in entries)
         self.counts["known"] += known.objects
@@ -132,6 +132,15 @@ class _Chunk:
     def unseal(self, uri: str) -> str:
         return self.deidentifier.open_uri(uri) if self.deidentifier else uri
 
+    def shift(self, microseconds: int) -> int:
+        """A file is often as old as the scan: its time of change is no more open than the date."""
+        return self.deidentifier.shift_modified(microseconds) if self.deidentifier else microseconds
+
+    def file_facts(self, size: int, modified: int | None, etag: str | None) -> Row:
+        """Size, time of change and content tag of a file or member, as the lake has them."""
+        when = None if modified is None else _to_datetime(self.shift(modified))
+        return {"size_bytes": size if size >= 0 else None, "modified": when, "etag": etag}
+
     def next_read(self) -> int:
         """The next file's header is most likely as long as the last one's."""
         floor = FIRST_READ_S3 if self.first_is_remote else FIRST_READ_LOCAL
@@ -158,13 +167,10 @@ class _Chunk:
         """One listed file: an object, or an archive of objects."""
         self.collection = self.name_collection(entry.uri)
         self.first_is_remote = entry.uri.startswith("s3://")
-        facts = {
-            "size_bytes": entry.size_bytes,
-            "modified": _to_datetime(entry.modified),
-            "etag": entry.etag,
-        }
+        listed = self.file_facts(entry.size_bytes, entry.modified, entry.etag)
+        facts = listed | {"etag": None} if self.deidentifier else listed
         before = (self.counts["instances"], self.counts["rejects"])
-        file: Row = {**facts, "is_archive": False, "is_final": True, "withheld": []}
+        file: Row = {**listed, "is_archive": False, "is_final": True, "withheld": []}
         if not isinstance(head, bytes):
             self.reject(self.seal(entry.uri), facts, head.reason, head.detail)
             file["is_final"] = head.reason not in ("vanished", "unreadable")
@@ -196,11 +202,7 @@ class _Chunk:
                     uri = f"{entry.uri}!/{member.path}" if member.path else entry.uri
                     stamp = member.modified if member.path else entry.modified
                     size = member.size_bytes if member.path else entry.size_bytes
-                    own = {
-                        "size_bytes": size if size >= 0 else None,
-                        "modified": _to_datetime(stamp),
-                        "etag": entry.etag,
-                    }
+                    own = self.file_facts(size, stamp, facts["etag"])
                     if member.trouble:
                         self.reject(self.seal(uri), own, *member.trouble)
                         continue
@@ -257,6 +259,8 @@ class _Chunk:
         if first["object_kind"] != "dicomdir" and (not series[1] or series not in self.seen_series):
             self.seen_series.add(series)
             self.add_header(stored, header, first, identifiers)
+            if self.deidentifier:
+                file["withheld"] += self.deidentifier.mark_names(identifiers)
         if self.deidentifier:
             for row in rows:
                 file["withheld"] += self.deidentifier.clean_row(row, identifiers)
@@ -327,7 +331,5 @@ def to_table(rows: list[Row], table: str) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=fields)
 
 
-def _to_datetime(microseconds: int | None) -> datetime.datetime | None:
-    if microseconds is None:
-        return None
+def _to_datetime(microseconds: int) -> datetime.datetime:
     return datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=microseconds)

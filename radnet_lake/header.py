@@ -1,35 +1,36 @@
-"""The bytes of one DICOM file -> its header, or the reason why there is none; and the header -> typed rows.
+"""The bytes of one DICOM file -> its header, or the reason why there is none.
 
-The own scanner (`scan`) reads what is ordinary; pydicom reads what is not, and is the oracle in the tests.
-Neither decodes pixels. Nothing here touches a disk or a network: bytes come through a `Read`.
+The own scanner (`scan`) reads what is ordinary; pydicom reads what is not, and is the oracle in the
+tests. Neither decodes pixels. Nothing here touches a disk or a network: bytes come through a
+`Read`.
 """
 
 import io
-import warnings
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import pydicom
-from pydicom.dataelem import RawDataElement
 
 from radnet_lake import scan, schema, values
-from radnet_lake.scan import Found, NeedMore, Odd, Raw, Wanted, make_key
+from radnet_lake.fallback import END_OF_FILE, read_dataset
+from radnet_lake.scan import Found, NeedMore, Odd, Wanted, make_key
 
 MAX_HEADER_BYTES = 64 << 20
 """Longest header that is read: 10,000 frames of enhanced MR take about 20 MB."""
-MAX_FRAMES = 100_000
-"""Most frames of one object; the largest real series have about as many instances."""
+MAX_FRAMES = 40_000
+"""Most frames of one object: as many as a header of MAX_HEADER_BYTES can really describe."""
 READ_STEP = 4096
-"""Reads grow in whole disk pages."""
+"""Reads end at whole disk pages, and go at most a page, or half of what was read before, past what
+is known to be header."""
 
 Read = Callable[[int, int], bytes]
 """(offset, length) -> bytes of the file, fewer only at its end."""
 
 
 class Reject(NamedTuple):
-    """Why a file gives no row: a key of schema.REJECT_REASONS, and technical detail without header text."""
+    """Why a file gives no row: a key of schema.REJECT_REASONS, and detail without header text."""
 
     reason: str
     detail: str
@@ -37,9 +38,13 @@ class Reject(NamedTuple):
 
 @dataclass(slots=True)
 class Header:
-    """One parsed header. `data[start:]` is the data set; `dataset` is pydicom's where that had to read it."""
+    """One parsed header: its data set begins at `data[start]`, `found` is what the scan took of it.
 
-    data: bytes
+    dataset: pydicom's, where that had to read it. order: '<' or '>' of binary values. encodings:
+    Python's names for SpecificCharacterSet. header_bytes: up to the pixel data, inflated.
+    """
+
+    data: bytes = b""
     start: int = 0
     syntax: str = ""
     explicit: bool = True
@@ -58,19 +63,20 @@ IMPLICIT_LITTLE, EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _GE_IMPLICIT = "1.2.840.113619.5.2"  # implicit little endian header, big endian pixels
 _STANDARD_CLASS = "1.2.840.10008."
+_PYDICOM_CHUNK = 8192  # what pydicom reads when it searches for a delimiter
 
 IDENTIFIERS: tuple[int, ...] = (
     0x00100010, 0x00100020, 0x00101000, 0x00101001, 0x00101005, 0x00101060, 0x00100030,
     0x00080050, 0x00080090, 0x00081048, 0x00081050, 0x00081060, 0x00081070, 0x00321032,
 )  # fmt: skip
-"""Patient's, physicians' and operators' names and numbers: read only to be taken out of other text."""
+"""Patient's, physicians' and operators' names and numbers: read only to take them out of texts."""
 MODALITY_LUT = make_key(0x00283000)
 SHARED, PER_FRAME = make_key(0x52009229), make_key(0x52009230)
 CODE_KEYS = {make_key(t): n for t, n in ((0x00080100, "CodeValue"), (0x00080119, "CodeValue"),
               (0x00080120, "CodeValue"), (0x00080102, "CodingSchemeDesignator"),
               (0x00080104, "CodeMeaning"))}  # fmt: skip
 PIXEL_REPRESENTATION = make_key(0x00280103)
-_CHARSET = make_key(0x00080005)
+CHARSET, _SOP_CLASS = make_key(0x00080005), make_key(0x00080016)
 
 
 def _plan_wanted() -> Wanted:
@@ -89,159 +95,59 @@ WANTED = _plan_wanted()
 PRIVATE = {
     (a.creator.encode(), a.tag >> 16, a.tag & 0xFF): a for a in schema.ATTRIBUTES if a.creator
 }
-_PRIVATE_GROUPS = frozenset(group for _, group, _ in PRIVATE)
+_PRIVATE_DIGITS = {
+    group: frozenset(digits for _, g, digits in PRIVATE if g == group) for _, group, _ in PRIVATE
+}
 
 
-def read_header(read: Read, size: int | None, first: bytes) -> Header | Reject:
-    """The header of a file, or why it has none.
+class _Unreadable(Exception):
+    """There is no header here, for this reason."""
 
-    read: gives further bytes. size: of the file, None if unknown (a gzip member). first: its first bytes.
-    Reads no further than the header, in steps, and at most MAX_HEADER_BYTES.
-    """
-    data = first
-    if not data:
-        return Reject("empty_file", "0 bytes")
-    at_end = False
-    while True:
-        at_end = at_end or (size is not None and len(data) >= size)
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(reason, detail)
+        self.reject = Reject(reason, detail)
+
+
+class _Source(io.RawIOBase):
+    """A file's bytes up to a growing point; as a file object it is what pydicom reads from."""
+
+    name = END_OF_FILE
+
+    def __init__(self, read: Read, size: int | None, first: bytes) -> None:
+        self._read, self._size, self.data = read, size, first
+        self._position, self.ended = 0, False
+        self.is_short, self._searched = False, False
+        self.trouble: Exception | None = None
+
+    def reach(self, offset: int) -> bool:
+        """Read on until `data` reaches `offset`; False where the file ends before.
+
+        Raises _Unreadable where the offset is past the bound.
+        """
+        length = len(self.data)
+        if offset <= length:
+            return True
+        if self._size is not None and offset > self._size:
+            return False
+        if offset > MAX_HEADER_BYTES:
+            self.trouble = _Unreadable("header_too_long", f"over {MAX_HEADER_BYTES} bytes")
+            raise self.trouble
+        goal = max(offset, length + length // 2)
+        goal = min((goal + READ_STEP - 1) // READ_STEP * READ_STEP, MAX_HEADER_BYTES)
         try:
-            return _parse(data, size, at_end)
-        except NeedMore as more:
-            if at_end:
-                return _truncated(data, more.offset)
-            if more.offset > MAX_HEADER_BYTES and (size is None or more.offset <= size):
-                return Reject("header_too_long", f"over {MAX_HEADER_BYTES} bytes")
-            goal = max(more.offset, min(2 * len(data), MAX_HEADER_BYTES)) + READ_STEP
-            goal = min(goal, MAX_HEADER_BYTES + READ_STEP) // READ_STEP * READ_STEP
-            further = read(len(data), goal - len(data))
-            data += further
-            at_end = not further
-        except Odd as odd:
-            return _read_by_pydicom(read, size, data, str(odd))
-        except zlib.error:
-            return Reject("header_unparseable", "damaged deflate stream")
+            further = b"" if self.ended else self._read(length, goal - length)
+        except Exception as trouble:  # kept, for pydicom turns it into one of its own
+            self.trouble = trouble
+            raise
+        self.data += further
+        self.ended = len(further) < goal - length
+        return offset <= len(self.data)
 
-
-def _truncated(data: bytes, needed: int) -> Reject:
-    if _find_start(data) is None:
-        return Reject("not_dicom", "no DICOM prefix and no data set")
-    return Reject("header_truncated", f"{len(data)} bytes, the next element needs {needed}")
-
-
-def _find_start(data: bytes) -> tuple[int, list[str]] | None:
-    """Where the file meta group or the bare data set begins, and flags (PS3.10 7.1)."""
-    if data[128:132] == b"DICM":
-        return 132, []
-    if data[:4] == b"DICM":
-        return 4, ["no_preamble"]
-    little, big = data[:2], data[1::-1]
-    element, low = int.from_bytes(data[2:4], "little"), int.from_bytes(data[2:4], "big")
-    for group, number in ((little, element), (big, low)):
-        if group in (b"\x02\x00", b"\x08\x00") and number <= 0x0120:
-            return 0, ["no_preamble"]
-    return None
-
-
-def _parse(data: bytes, size: int | None, at_end: bool) -> Header | Reject:
-    if len(data) < 132 and not at_end:
-        raise NeedMore(132)
-    found_start = _find_start(data)
-    if found_start is None:
-        return Reject("not_dicom", "no DICOM prefix and no data set")
-    header = Header(data, size_bytes=size or 0)
-    header.start, header.flags = found_start
-    _read_meta(header)
-    if not header.syntax:
-        header.flags.append("no_file_meta")
-        _guess_syntax(header)
-    if header.syntax == BIG_ENDIAN:
-        raise Odd("big endian")
-    header.explicit = header.syntax not in (IMPLICIT_LITTLE, _GE_IMPLICIT)
-    if header.syntax == DEFLATED:
-        _inflate(header, at_end)
-    header.found = scan.scan_top(
-        header.data, header.start, header.explicit, WANTED, _PRIVATE_GROUPS
-    )
-    if header.found.pixel_length is None and not at_end and header.syntax != DEFLATED:
-        # The buffer ends between two elements: what follows is not known yet.
-        raise NeedMore(len(data) + 1)
-    header.header_bytes = header.found.end
-    return _check(header)
-
-
-def _check(header: Header) -> Header | Reject:
-    """What must hold of any data set that becomes a row."""
-    sop_class = _plain_uid(header, 0x00080016) or header.media_storage_class
-    if not sop_class:
-        return Reject("no_sop_class", "neither in the data set nor in the file meta group")
-    if "no_preamble" in header.flags and not sop_class.startswith(_STANDARD_CLASS):
-        return Reject("not_dicom", "no DICOM prefix, and no standard SOP class")
-    raw = header.found.values.get(_CHARSET, b"")
-    if isinstance(raw, bytes) and raw.strip(b" \0"):
-        encodings, known = values.read_encodings(raw)
-        header.encodings = tuple(encodings)
-        if not known:
-            header.flags.append("charset_trouble")
-    per_frame = header.found.values.get(PER_FRAME)
-    if isinstance(per_frame, list) and len(per_frame) > MAX_FRAMES:
-        return Reject("header_too_long", f"{len(per_frame)} frames, the bound is {MAX_FRAMES}")
-    return header
-
-
-def _plain_uid(header: Header, tag: int) -> str:
-    raw = header.found.values.get(make_key(tag), b"")
-    raw = raw[1] if isinstance(raw, tuple) else raw
-    return raw.strip(b" \0").decode("ascii", "replace") if isinstance(raw, bytes) else ""
-
-
-def _read_meta(header: Header) -> None:
-    data, position = header.data, header.start
-    while data[position : position + 2] == b"\x02\x00":
-        key, _, begin, length = scan.read_element(data, position, True)
-        position = begin + length
-        if position > len(data):
-            raise NeedMore(position)
-        value = data[begin:position].strip(b" \0")
-        if key == 0x00100002:
-            header.syntax = value.decode("ascii", "replace")
-        elif key == 0x00020002:
-            header.media_storage_class = value.decode("ascii", "replace")
-        elif key == 0x00030002:
-            header.media_storage_instance = value.decode("ascii", "replace")
-    header.start = position
-
-
-def _guess_syntax(header: Header) -> None:
-    head = header.data[header.start : header.start + 6]
-    if len(head) < 6:
-        return
-    if int.from_bytes(head[:2], "little") > 0x00FF:
-        header.syntax = BIG_ENDIAN
-    elif head[4:6] in scan.SHORT_VRS or head[4:6] in scan.LONG_VRS:
-        header.syntax = EXPLICIT_LITTLE
-    else:
-        header.syntax = IMPLICIT_LITTLE
-
-
-def _inflate(header: Header, at_end: bool) -> None:
-    """Deflated data set (PS3.5 A.5) -> its plain bytes, at most MAX_HEADER_BYTES of them."""
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    plain = inflater.decompress(header.data[header.start :], MAX_HEADER_BYTES)
-    try:
-        found = scan.scan_top(plain, 0, True, WANTED, _PRIVATE_GROUPS)
-        complete = found.pixel_length is not None or inflater.eof
-    except NeedMore:
-        complete = False
-    if not complete and not at_end and len(plain) < MAX_HEADER_BYTES:
-        raise NeedMore(len(header.data) + READ_STEP)
-    header.data, header.start = plain, 0
-
-
-class _BoundedFile(io.RawIOBase):
-    """What pydicom reads from: grows by need, and ends at MAX_HEADER_BYTES."""
-
-    def __init__(self, read: Read, data: bytes) -> None:
-        self._read, self.data, self._position, self.bounded = read, data, 0, False
+    def need(self, offset: int) -> None:
+        """As `reach`, but the end of the file is an error."""
+        if not self.reach(offset):
+            detail = f"{len(self.data)} bytes, the next element needs {offset}"
+            raise _Unreadable("header_truncated", detail)
 
     def seekable(self) -> bool:
         return True
@@ -259,49 +165,211 @@ class _BoundedFile(io.RawIOBase):
         return self._position
 
     def read(self, size: int = -1) -> bytes:
-        goal = MAX_HEADER_BYTES if size < 0 else self._position + size
-        if goal > MAX_HEADER_BYTES:
-            goal, self.bounded = MAX_HEADER_BYTES, True
-        if goal > len(self.data):
-            self.data += self._read(len(self.data), goal - len(self.data))
+        if size < 0:
+            # pydicom would inflate all of a file in memory; `_open_deflated` does it within bounds.
+            _give_up("a deflated data set after an odd file meta group")
+        goal = self._position + size
+        if not self.reach(goal):
+            # Up to where the file ends, for `reach` reads nothing when it knows the size.
+            self.reach(min(goal, self._size or goal))
         part = self.data[self._position : goal]
+        # pydicom takes a value that the file cuts short. A head, or a search for a delimiter, may
+        # meet the end in good order.
+        searching = size == _PYDICOM_CHUNK
+        if len(part) < size and not (searching or self._searched) and (part or size > 8):
+            self.is_short = True
+        self._searched = searching and len(part) < size
         self._position += len(part)
         return part
 
 
-def _read_by_pydicom(read: Read, size: int | None, data: bytes, why: str) -> Header | Reject:
-    file = _BoundedFile(read, data)
-    header = Header(data, size_bytes=size or 0, flags=["read_by_pydicom"])
-    start = _find_start(data)
-    if start is not None:
-        header.flags += start[1]
+def read_header(read: Read, size: int | None, first: bytes) -> Header | Reject:
+    """The header of a file, or why it has none.
+
+    read: gives further bytes. size: of the file, None if unknown (a gzip member). first: its first
+    bytes. Reads no further than the header, in steps, and at most MAX_HEADER_BYTES.
+    """
+    if not first:
+        return Reject("empty_file", "0 bytes")
+    source = _Source(read, size, first)
+    header = Header(size_bytes=size or 0)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)  # type: ignore[arg-type]
-            meta = dataset.file_meta
-            header.syntax = str(meta.get("TransferSyntaxUID", ""))
-            header.media_storage_class = str(meta.get("MediaStorageSOPClassUID", ""))
-            header.media_storage_instance = str(meta.get("MediaStorageSOPInstanceUID", ""))
-            little = dataset.original_encoding[1] is not False
-            header.order = "<" if little else ">"
-            header.found.values, header.found.private = _collect(dataset)
-    except (
-        Exception
-    ) as error:  # pydicom raises any kind on damaged input; the class name is the detail
-        reason = "header_too_long" if file.bounded else "header_unparseable"
-        return Reject(reason, f"{why}; pydicom: {type(error).__name__}")
+        try:
+            _open_header(source, header)
+            if header.syntax == DEFLATED:
+                source = _open_deflated(source, header.start)
+                header.start = 0
+            _scan(source, header)
+        except Odd as odd:
+            _read_by_pydicom(source, header, str(odd))
+        return _check(header)
+    except _Unreadable as trouble:
+        return trouble.reject
+    except zlib.error:
+        return Reject("header_unparseable", "damaged deflate stream")
+
+
+def _open_header(source: _Source, header: Header) -> None:
+    """Find where the data set begins, and how it is encoded (PS3.10 7.1)."""
+    source.reach(132)
+    start = _find_start(source.data)
+    if start is None:
+        raise _Unreadable("not_dicom", "no DICOM prefix and no data set")
+    if start < 132:
+        header.flags.append("no_preamble")
+    header.start = _read_meta(source, start, header)
     if not header.syntax:
         header.flags.append("no_file_meta")
-        implicit, _ = dataset.original_encoding
-        header.syntax = (
-            BIG_ENDIAN if not little else IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE
-        )
-    header.dataset, header.header_bytes = dataset, file.tell()
-    _find_pixels(header, file.data)
-    if not len(dataset) and not header.media_storage_class:
-        return Reject("header_unparseable", f"{why}; pydicom finds no element")
-    return _check(header)
+    head = source.data[header.start : header.start + 6]
+    if not header.syntax:
+        header.syntax = _guess_syntax(head)
+    if header.syntax == BIG_ENDIAN:
+        raise Odd("big endian")
+    header.explicit = header.syntax not in (IMPLICIT_LITTLE, _GE_IMPLICIT)
+    if not header.explicit and (head[4:6] in scan.SHORT_VRS or head[4:6] in scan.LONG_VRS):
+        raise Odd("explicit VR where implicit is declared")
+
+
+def _find_start(data: bytes) -> int | None:
+    """Where the file meta group begins, or a data set without one."""
+    if data[128:132] == b"DICM":
+        return 132
+    if data[:4] == b"DICM":
+        return 4
+    little, big = data[:2], data[1::-1]
+    element, low = int.from_bytes(data[2:4], "little"), int.from_bytes(data[2:4], "big")
+    for group, number in ((little, element), (big, low)):
+        if group in (b"\x02\x00", b"\x08\x00") and number <= 0x0120:
+            return 0
+    return None
+
+
+def _read_meta(source: _Source, position: int, header: Header) -> int:
+    """Read the file meta group, and say where it ends."""
+    while True:
+        source.reach(position + 6)
+        if source.data[position : position + 2] != b"\x02\x00":
+            return position
+        try:
+            key, _, begin, length = scan.read_element(source.data, position, True)
+        except NeedMore as more:
+            source.need(more.offset)
+            continue
+        position = begin + length
+        source.need(position)
+        value = source.data[begin:position].strip(b" \0")
+        if key == 0x00100002:
+            header.syntax = value.decode("ascii", "replace")
+        elif key == 0x00020002:
+            header.media_storage_class = value.decode("ascii", "replace")
+        elif key == 0x00030002:
+            header.media_storage_instance = value.decode("ascii", "replace")
+
+
+def _guess_syntax(head: bytes) -> str:
+    if int.from_bytes(head[:2], "little") > 0x00FF:
+        return BIG_ENDIAN
+    if head[4:6] in scan.SHORT_VRS or head[4:6] in scan.LONG_VRS:
+        return EXPLICIT_LITTLE
+    return IMPLICIT_LITTLE
+
+
+def _open_deflated(source: _Source, start: int) -> _Source:
+    """The deflated data set from `start` on as a source of plain bytes (PS3.5 A.5).
+
+    Inflates only what is asked for, so that a bomb costs no more than MAX_HEADER_BYTES.
+    """
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    pending = source.data[start:]
+
+    def inflate(_: int, length: int) -> bytes:
+        nonlocal pending
+        plain = bytearray()
+        while len(plain) < length and not inflater.eof:
+            seen = len(source.data)
+            if not pending and source.reach(seen + 1):
+                pending = source.data[seen:]
+            part = inflater.decompress(pending, length - len(plain))
+            if not part and not pending:
+                break
+            plain += part
+            pending = inflater.unconsumed_tail
+        return bytes(plain)
+
+    return _Source(inflate, None, b"")
+
+
+def _scan(source: _Source, header: Header) -> None:
+    header.found = found = Found(header.start)
+    while True:
+        needed = len(source.data) + 1
+        try:
+            scan.scan_top(source.data, found, header.explicit, WANTED, _PRIVATE_DIGITS)
+            # The buffer may end between two elements: what follows is not known yet.
+            if found.is_complete or not source.reach(needed):
+                break
+        except NeedMore as more:
+            source.need(more.offset)
+    header.data, header.header_bytes = source.data, found.end
+
+
+def _check(header: Header) -> Header | Reject:
+    """What must hold of any data set that becomes a row."""
+    sop_class = _read_sop_class(header)
+    if not sop_class:
+        return Reject("no_sop_class", "neither in the data set nor in the file meta group")
+    if "no_preamble" in header.flags and not sop_class.startswith(_STANDARD_CLASS):
+        return Reject("not_dicom", "no DICOM prefix, and no standard SOP class")
+    raw = header.found.values.get(CHARSET, b"")
+    raw = raw[1] if isinstance(raw, tuple) else raw
+    if isinstance(raw, bytes) and raw.strip(b" \0"):
+        header.encodings, known = values.read_encodings(raw)
+        if not known:
+            header.flags.append("charset_trouble")
+    per_frame = header.found.values.get(PER_FRAME)
+    if isinstance(per_frame, list) and len(per_frame) > MAX_FRAMES:
+        return Reject("header_too_long", f"{len(per_frame)} frames, the bound is {MAX_FRAMES}")
+    return header
+
+
+def _read_sop_class(header: Header) -> str:
+    raw = header.found.values.get(_SOP_CLASS, b"")
+    raw = raw[1] if isinstance(raw, tuple) else raw
+    uid = values.read_uid(raw, b"UI", "<", ()) if isinstance(raw, bytes) else ""
+    return uid if isinstance(uid, str) else header.media_storage_class
+
+
+def _read_by_pydicom(source: _Source, header: Header, why: str) -> None:
+    """Fill `header` from pydicom's reading. Raises _Unreadable."""
+    header.flags.append("read_by_pydicom")
+    source.seek(0)
+    try:
+        reading = read_dataset(source, header.syntax == DEFLATED, WANTED, PRIVATE)
+    except Exception as error:  # pydicom raises any kind on damaged input: its name is the detail
+        if source.trouble is not None:
+            raise source.trouble from None
+        _give_up(f"{why}; pydicom: {type(error).__name__}")
+    if source.is_short or reading.met_end:
+        raise _Unreadable("header_truncated", f"{why}; pydicom meets the end of the file")
+    header.dataset, header.header_bytes, header.data = reading.dataset, source.tell(), source.data
+    header.explicit, header.order = reading.explicit, reading.order
+    header.found = Found(header.header_bytes, values=reading.values, private=reading.private)
+    if header.syntax != DEFLATED:
+        header.syntax, header.media_storage_class, header.media_storage_instance = reading.meta
+    if not header.syntax:
+        header.syntax = EXPLICIT_LITTLE if header.explicit else IMPLICIT_LITTLE
+        if header.order == ">":
+            header.syntax = BIG_ENDIAN
+        if "no_file_meta" not in header.flags:
+            header.flags.append("no_file_meta")
+    if not len(reading.dataset) and not header.media_storage_class:
+        _give_up(f"{why}; pydicom finds no element")
+    source.reach(header.header_bytes + 12)
+    _find_pixels(header, source.data)
+
+
+def _give_up(detail: str) -> NoReturn:
+    raise _Unreadable("header_unparseable", detail)
 
 
 def _find_pixels(header: Header, data: bytes) -> None:
@@ -315,52 +383,3 @@ def _find_pixels(header: Header, data: bytes) -> None:
         header.found.pixel_vr = here[4:6] if explicit else b"OW"
         header.found.pixel_length = int.from_bytes(length, byteorder)
         header.found.pixel_start = header.header_bytes + (12 if explicit else 8)
-
-
-def _collect(
-    dataset: pydicom.Dataset,
-) -> tuple[dict[int, Raw], dict[tuple[bytes, int, int], Raw]]:
-    """pydicom's raw elements in the scanner's form."""
-    found = _collect_wanted(dataset, WANTED)
-    private: dict[tuple[bytes, int, int], Raw] = {}
-    for creator, group, element in PRIVATE:
-        try:
-            block = dataset.private_block(group, creator.decode())
-        except KeyError:
-            continue
-        raw = _raw_of(dataset, block.get_tag(element))
-        if raw is not None:
-            private[creator, group, element] = raw
-    return found, private
-
-
-def _collect_wanted(dataset: pydicom.Dataset, wanted: Wanted) -> dict[int, Raw]:
-    found: dict[int, Raw] = {}
-    for key, (vr, inside) in wanted.items():
-        tag = (key & 0xFFFF) << 16 | key >> 16
-        if tag not in dataset:
-            continue
-        if vr == b"SQ":
-            items = dataset[tag].value
-            if isinstance(items, pydicom.Sequence):
-                found[key] = [_collect_wanted(item, inside) for item in items]
-            continue
-        raw = _raw_of(dataset, tag)
-        if raw is not None:
-            found[key] = raw[1] if isinstance(raw, tuple) and raw[0] in (vr, b"") else raw
-    return found
-
-
-def _raw_of(dataset: pydicom.Dataset, tag: Any) -> Raw | None:
-    if tag not in dataset:
-        return None
-    element = dataset.get_item(tag)
-    if isinstance(element, RawDataElement):
-        return ((element.VR or "").encode(), element.value or b"")
-    if element is None or element.VR == "SQ":
-        return None
-    value = element.value
-    if isinstance(value, bytes):
-        return (element.VR.encode(), value)
-    parts = value if isinstance(value, pydicom.multival.MultiValue) else [value]
-    return (b"", "\\".join("" if p is None else str(p) for p in parts).encode("utf-8", "replace"))

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from radnet_lake import __version__, schema
 from radnet_lake.errors import LakeError, SettingError
-from radnet_lake.store import Folder
+from radnet_lake.folder import Folder
 
 LAKE_VARIABLE = "RADNET_LAKE"
 _FORMAT, _LOG, _CHECKPOINT = "_lake/format.json", "_lake/log/", "_lake/checkpoint/"
@@ -274,7 +274,8 @@ def create_lake(uri: str, phi: str, key_id: str) -> Lake:
     """
     folder = Folder(uri)
     if _FORMAT not in folder.names(_FORMAT):
-        if folder.names(""):
+        # Asked again, for another harvest may have made the lake in between.
+        if not folder.is_empty() and _FORMAT not in folder.names(_FORMAT):
             remedy = "give an empty or new folder as --lake"
             raise LakeError("the folder is not empty and not a lake", folder.uri, remedy)
         lake_format = {

@@ -76,11 +76,15 @@ def _select(lake: str, parts: Iterable[Part], columns: Sequence[str], uris: pa.A
 
 
 def find_known(
-    ledger: Ledger, entries: list[Entry], seal: Callable[[str], str], unseal: Callable[[str], str]
+    ledger: Ledger,
+    entries: list[Entry],
+    seal: Callable[[str], str],
+    unseal: Callable[[str], str],
+    shift: Callable[[int], int],
 ) -> Known:
     """Which of these files need not be read again.
 
-    seal, unseal: from a URI to its form in the lake and back.
+    seal, unseal: from a URI to its form in the lake and back. shift: a time of change likewise.
     """
     if not ledger.files or not entries:
         return Known(0, 0, 0, entries, [])
@@ -103,7 +107,7 @@ def find_known(
     for entry, uri in zip(entries, stored, strict=True):
         # Two rows for one file can only come from two runs at once: the older one goes.
         live = sorted(rows.get(uri, []), key=lambda r: r["harvested_at"])
-        if live and _is_same(live[-1], entry, ledger.approved):
+        if live and _is_same(live[-1], entry, ledger.approved, shift):
             objects += live[-1]["n_objects"]
             files += 1
             archives += live[-1]["is_archive"]
@@ -114,12 +118,14 @@ def find_known(
     return Known(objects, files, archives, pending, removed)
 
 
-def _is_same(row: dict[str, Any], entry: Entry, approved: frozenset[str]) -> bool:
+def _is_same(
+    row: dict[str, Any], entry: Entry, approved: frozenset[str], shift: Callable[[int], int]
+) -> bool:
     if not row["is_final"] or (entry.trouble and entry.trouble != "not_a_file"):
         return False
     if row["size_bytes"] != entry.size_bytes or row["etag"] != entry.etag:
         return False
-    if row["modified"] is None or as_microseconds(row["modified"]) != entry.modified:
+    if row["modified"] is None or as_microseconds(row["modified"]) != shift(entry.modified):
         return False
     return not (approved and approved.intersection(row["withheld"] or []))
 

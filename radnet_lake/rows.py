@@ -15,11 +15,12 @@ Row = dict[str, Any]
 
 MAX_PLAIN_FRAMES = 20_000
 """Frames of an object without functional groups: each would be the same row again."""
-_MEMO_LIMIT = 200_000
+_MEMO_LIMIT = 50_000
+"""Values kept, about 20 MB; most belong to one series only."""
 
 _Plan = tuple[str, Callable[..., Any], bytes, bool]
 _PLANS: dict[int, _Plan] = {
-    make_key(a.tag): (a.keyword, values.READERS[a.kind], a.vr.encode(), a.vr == "SQ")
+    make_key(a.tag): (a.keyword, values.READERS[a.kind], a.vr.encode(), a.kind in ("text", "texts"))
     for a in schema.ATTRIBUTES
     if not a.creator and a.kind != "codes"
 }
@@ -47,16 +48,21 @@ OBJECT_KINDS: tuple[tuple[str, str], ...] = (
     ("1.2.840.10008.5.1.4.1.1.481.8", "rtplan"),
     ("1.2.840.10008.5.1.4.1.1.481.4", "rtrecord"),
 )
-"""SOP class, or its beginning where it ends in a dot -> object_kind (PS3.4 B.5); first match wins."""
+"""SOP class, or its beginning up to a dot -> object_kind (PS3.4 B.5); the first match wins."""
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
-_memos: dict[tuple[str, ...], dict[int, dict[bytes, Any]]] = {}
+_Memo = dict[bytes, Any]
+_memos: dict[tuple[str, tuple[str, ...]], dict[int, tuple[*_Plan, _Memo]]] = {}
 _memo_count = 0
 
 
 def frame_rows(header: Header) -> list[Row] | Reject:
-    """Typed rows of one object: columns of schema.INSTANCE_FACTS and ATTRIBUTES that have a value."""
+    """Typed rows of one object: the columns of INSTANCE_FACTS and ATTRIBUTES that have a value.
+
+    Attributes that are there without one are named in empty_keywords, unparseable_keywords and
+    multivalued_keywords. Rejects nothing but what read_header cannot see.
+    """
     top: Row = {}
     states: dict[str, list[str]] = {}
     _assign(header.found.values, header, top, states)
@@ -64,10 +70,13 @@ def frame_rows(header: Header) -> list[Row] | Reject:
         a = headers.PRIVATE.get(place)
         if a is not None:
             _set_value(top, states, a.keyword, _read_private(a, raw, header))
-    if not top.get("SOPClassUID"):
-        top["SOPClassUID"] = header.media_storage_class
-    if not top.get("SOPInstanceUID") and header.media_storage_instance:
-        top["SOPInstanceUID"] = header.media_storage_instance
+    for keyword, stored in (
+        ("SOPClassUID", header.media_storage_class),
+        ("SOPInstanceUID", header.media_storage_instance),
+    ):
+        if stored and not top.get(keyword):
+            top[keyword] = stored
+            states = {s: [n for n in names if n != keyword] for s, names in states.items()}
     top |= {
         "TransferSyntaxUID": header.syntax,
         "header_bytes": header.header_bytes,
@@ -86,7 +95,7 @@ def frame_rows(header: Header) -> list[Row] | Reject:
 
 
 def _object_kind(row: Row) -> str:
-    sop_class = row["SOPClassUID"]
+    sop_class = row.get("SOPClassUID", "")
     for start, kind in OBJECT_KINDS:
         if sop_class == start or (start.endswith(".") and sop_class.startswith(start)):
             return kind
@@ -131,6 +140,11 @@ def _assign_groups(
 ) -> None:
     for key in _FRAME_GROUPS:
         for item in _items(groups.get(key)):
+            if states:
+                # What the frame says counts; what a higher level could not say does not.
+                said = {_PLANS[k][0] for k in item if k in _PLANS}
+                for state, names in states.items():
+                    states[state] = [name for name in names if name not in said]
             _assign(item, header, row, states)
 
 
@@ -144,33 +158,38 @@ def _assign(found: dict[int, Raw], header: Header, row: Row, states: dict[str, l
     if _memo_count > _MEMO_LIMIT:
         _memos.clear()
         _memo_count = 0
-    memos = _memos.setdefault((header.order, *header.encodings), {})
+    order, encodings = header.order, header.encodings
+    plans = _memos.get((order, encodings))
+    if plans is None:
+        plans = _memos[order, encodings] = {key: (*plan, {}) for key, plan in _PLANS.items()}
     for key, raw in found.items():
-        plan = _PLANS.get(key)
+        plan = plans.get(key)
         if plan is None:
             if key in _CODES and isinstance(raw, list):
                 _set_value(row, states, _CODES[key], _read_codes(raw, header))
             continue
-        keyword, reader, vr, _ = plan
-        if type(raw) is bytes:
-            memo = memos.get(key)
-            if memo is None:
-                memo = memos[key] = {}
-            try:
-                value = memo[raw]
-            except KeyError:
-                if key in _PIXEL_PADDING and not header.explicit:
-                    vr = _padding_vr(header)
-                value = reader(raw, vr, header.order, header.encodings)
-                if len(raw) <= 256 and key not in _PIXEL_PADDING:
-                    memo[raw] = value
-                    _memo_count += 1
-        elif isinstance(raw, tuple):
-            written = vr if raw[0] in (b"UN", b"") else raw[0]
-            value = reader(raw[1], written, header.order, header.encodings)
-        else:
+        keyword, reader, vr, is_text, memo = plan
+        if type(raw) is bytes and raw in memo:
+            value = memo[raw]
+        elif isinstance(raw, list):
             value = values.UNPARSEABLE
-        _set_value(row, states, keyword, value)
+        else:
+            written, data = raw if isinstance(raw, tuple) else (b"", raw)
+            if key in _PIXEL_PADDING and (written == b"UN" or not header.explicit):
+                written = _padding_vr(header)
+            elif written in (b"", b"UN"):
+                written = vr
+            value = reader(data, written, order, encodings)
+            if is_text and not values.is_declared(data, encodings):
+                if "charset_trouble" not in header.flags:
+                    header.flags.append("charset_trouble")
+            elif type(raw) is bytes and len(raw) <= 256 and key not in _PIXEL_PADDING:
+                memo[raw] = value
+                _memo_count += 1
+        if type(value) is values.State:
+            _set_value(row, states, keyword, value)
+        else:
+            row[keyword] = value
 
 
 def _set_value(row: Row, states: dict[str, list[str]], keyword: str, value: Any) -> None:
@@ -188,7 +207,10 @@ _TEXT_KEYWORDS = {a.keyword for a in schema.ATTRIBUTES if a.kind in ("text", "ui
 
 def _padding_vr(header: Header) -> bytes:
     """PixelPaddingValue is signed where the pixels are (PS3.5 A.1: implicit VR does not say)."""
-    return b"SS" if header.found.values.get(headers.PIXEL_REPRESENTATION) == b"\1\0" else b"US"
+    raw = header.found.values.get(headers.PIXEL_REPRESENTATION, b"")
+    vr, data = raw if isinstance(raw, tuple) else (b"US", raw)
+    is_signed = isinstance(data, bytes) and values.read_int(data, vr, header.order, ()) == 1
+    return b"SS" if is_signed else b"US"
 
 
 def _read_private(a: schema.Attribute, raw: Raw, header: Header) -> Any:
@@ -216,7 +238,7 @@ def _read_codes(items: list[dict[int, Any]], header: Header) -> Any:
 
 
 def read_identifiers(header: Header) -> list[str]:
-    """Names and numbers of the patient, physicians and operators that this header holds, as text."""
+    """Names and numbers of the patient, physicians and operators in this header, as text."""
     found = []
     for tag in headers.IDENTIFIERS:
         raw = header.found.values.get(make_key(tag))
@@ -235,9 +257,11 @@ def _is_truncated(header: Header, row: Row) -> bool:
         return 0 < header.size_bytes <= header.found.pixel_start
     if header.size_bytes and header.found.pixel_start + length > header.size_bytes:
         return True
-    size = [row.get(k) for k in ("Rows", "Columns", "BitsAllocated")]
-    if not all(size) or row.get("PhotometricInterpretation") == "YBR_FULL_422":
+    if row.get("PhotometricInterpretation") == "YBR_FULL_422":
         return False
-    pixels = size[0] * size[1] * (row.get("SamplesPerPixel") or 1)
-    frames = row.get("NumberOfFrames") or 1
-    return bool(length < pixels * frames * size[2] // 8)
+    bits = row.get("BitsAllocated") or 0
+    for keyword in ("Rows", "Columns"):
+        bits *= row.get(keyword) or 0
+    for keyword in ("SamplesPerPixel", "NumberOfFrames"):
+        bits *= row.get(keyword) or 1
+    return bool(length < bits // 8)

@@ -1,18 +1,20 @@
 """Raw bytes of a DICOM data set -> raw values of the wanted elements: the fast path of harvesting.
 
-Reads explicit and implicit little endian (PS3.5 7.1 to 7.5, A.1, A.2). Whatever is unusual raises `Odd`, and
-the caller lets pydicom read the file instead. Nothing is converted, nothing is read past the buffer, and
-what is not wanted is stepped over by its length.
+Reads explicit and implicit little endian (PS3.5 7.1 to 7.5, A.1, A.2). Whatever is unusual raises
+`Odd`, and the caller lets pydicom read the file instead. Nothing is converted, nothing is read past
+the buffer, and what is not wanted is stepped over by its length.
 
-Tags are keys here: an element's first four bytes read as one little-endian number, (element << 16) + group.
+Tags are keys here: an element's first four bytes read as one little-endian number,
+(element << 16) + group.
 """
 
 import struct
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 Raw = bytes | tuple[bytes, bytes] | list[dict[int, Any]]
-"""A value: its bytes; (VR, bytes) where the file's VR is not the expected one; items of a sequence."""
+"""A value: its bytes; (VR, bytes) where the VR is not the expected one; or a sequence's items."""
 Wanted = Mapping[int, tuple[bytes, "Wanted"]]
 """key -> (expected VR, what is wanted inside where it is a sequence)."""
 
@@ -50,102 +52,140 @@ def make_key(tag: int) -> int:
     return (tag & 0xFFFF) << 16 | tag >> 16
 
 
+@dataclass(slots=True)
 class Found:
-    """What a scan of the top level gives.
+    """What a scan of the top level gives, and where it goes on when there are more bytes.
 
     values: raw values by key. private: raw values by (creator, group, element's last two digits).
-    end: offset of the pixel data element, or of the end. pixel_vr, pixel_length: of that element, or None.
+    creators: of private blocks, by (group, element). end: offset of the pixel data element, or how
+    far the scan has come. is_complete: the header ends there. pixel_*: of the pixel data element.
     """
 
-    __slots__ = ("end", "pixel_length", "pixel_start", "pixel_vr", "private", "values")
-
-    def __init__(self) -> None:
-        self.values: dict[int, Raw] = {}
-        self.private: dict[tuple[bytes, int, int], Raw] = {}
-        self.end = 0
-        self.pixel_start = 0
-        self.pixel_vr: bytes | None = None
-        self.pixel_length: int | None = None
+    end: int = 0
+    is_complete: bool = False
+    values: dict[int, Raw] = field(default_factory=dict)
+    private: dict[tuple[bytes, int, int], Raw] = field(default_factory=dict)
+    creators: dict[tuple[int, int], bytes] = field(default_factory=dict)
+    pixel_start: int = 0
+    pixel_vr: bytes | None = None
+    pixel_length: int | None = None
 
 
 def scan_top(
-    data: bytes, start: int, explicit: bool, wanted: Wanted, private_groups: frozenset[int]
-) -> Found:
-    """Walk the top level from `start` to the pixel data or the end of `data`.
+    data: bytes,
+    found: Found,
+    explicit: bool,
+    wanted: Wanted,
+    private: Mapping[int, frozenset[int]],
+) -> None:
+    """Walk the top level from `found.end` to the pixel data or the end of `data`, filling `found`.
 
-    Raises NeedMore where an element crosses the end of `data`; Odd for what is not read here.
+    private: group -> last two digits of the private elements that are wanted, of any creator.
+    Raises NeedMore where an element crosses the end of `data`: call again with the same `found` and
+    more bytes. Raises Odd for what is not read here.
     """
-    found = Found()
-    values = found.values
-    creators: dict[tuple[int, int], bytes] = {}
     end_of_data = len(data)
-    position = start
-    while position < end_of_data:
-        if position + 8 > end_of_data:
-            raise NeedMore(position + 12)
-        if explicit:
-            key, vr, length = _explicit_head(data, position)
-            if vr in SHORT_VRS:
+    position = found.end
+    try:
+        while position < end_of_data:
+            if position + 8 > end_of_data:
+                raise NeedMore(position + 8)
+            if explicit:
+                key, vr, length = _explicit_head(data, position)
                 begin = position + 8
-            elif vr in LONG_VRS:
-                if position + 12 > end_of_data:
-                    raise NeedMore(position + 12)
-                (length,) = _length32(data, position + 8)
-                begin = position + 12
+                if vr not in SHORT_VRS:
+                    if vr not in LONG_VRS:
+                        raise Odd("unknown VR")
+                    begin += 4
+                    if begin > end_of_data:
+                        raise NeedMore(begin)
+                    (length,) = _length32(data, position + 8)
             else:
-                raise Odd("unknown VR")
-        else:
-            key, length = _implicit_head(data, position)
-            vr, begin = b"", position + 8
-        group = key & 0xFFFF
-        if group >= 0x7FE0 and (key in PIXEL_KEYS or group == 0xFFFC):
-            if key in PIXEL_KEYS:
-                found.pixel_start, found.pixel_vr, found.pixel_length = begin, vr or b"OW", length
-            found.end = position
-            return found
-        if group < 0x0004 or group == 0xFFFE:
-            raise Odd("group that no data set has")
-        finish = begin + length
-        if key in wanted:
-            expected, inside = wanted[key]
-            if expected == b"SQ":
-                nested_explicit = explicit and vr != b"UN"
-                if vr not in (b"SQ", b"UN", b""):
-                    raise Odd("a sequence under another VR")
-                if length != UNDEFINED and finish > end_of_data:
-                    raise NeedMore(finish)
-                values[key], finish = read_items(data, begin, length, nested_explicit, inside)
+                key, length = _implicit_head(data, position)
+                vr, begin = b"", position + 8
+            group = key & 0xFFFF
+            if not 0x0004 <= group < 0x7FE0 and _ends_here(found, key, vr, begin, length):
+                break
+            finish = begin + length
+            if key in wanted:
+                plan = wanted[key]
+                if vr == plan[0] and vr != b"SQ" and finish <= end_of_data:
+                    found.values[key] = data[begin:finish]
+                    position = finish
+                else:
+                    position = _keep_wanted(data, found, key, vr, begin, length, explicit, plan)
             elif length == UNDEFINED:
-                raise Odd("undefined length")
+                _check_sequence_vr(vr)
+                _, position = read_items(data, begin, length, explicit and vr != b"UN", {})
             else:
-                if finish > end_of_data:
-                    raise NeedMore(finish)
-                value = data[begin:finish]
-                values[key] = value if vr == expected or not vr else (vr, value)
-        elif length == UNDEFINED:
-            if vr not in (b"SQ", b"UN", b""):
-                raise Odd("undefined length")
-            _, finish = read_items(data, begin, length, explicit and vr != b"UN", {})
-        elif group in private_groups:
-            element = key >> 16
-            if finish > end_of_data:
-                raise NeedMore(finish)
-            if 0x10 <= element <= 0xFF:
-                creators[group, element] = data[begin:finish].strip(b" \0")
-            elif element >= 0x1000 and (creator := creators.get((group, element >> 8))):
-                value = data[begin:finish]
-                found.private[creator, group, element & 0xFF] = (vr, value) if vr else value
-        position = finish
-    if position > end_of_data:
-        raise NeedMore(position)
-    found.end = position
-    return found
+                if group in private:
+                    element = key >> 16
+                    if element <= 0xFF or element & 0xFF in private[group]:
+                        if finish > end_of_data:
+                            raise NeedMore(finish)
+                        _keep_private(found, group, element, vr, data[begin:finish])
+                position = finish
+        if position > end_of_data:
+            raise NeedMore(position)
+    finally:
+        found.end = position
+
+
+def _ends_here(found: Found, key: int, vr: bytes, begin: int, length: int) -> bool:
+    """Whether the header ends before this element; only offset tables stand before pixel data."""
+    group = key & 0xFFFF
+    if group < 0x0004 or group == 0xFFFE:
+        raise Odd("group that no data set has")
+    if key in PIXEL_KEYS:
+        found.pixel_start, found.pixel_vr, found.pixel_length = begin, vr or b"OW", length
+    found.is_complete = key in PIXEL_KEYS or group > 0x7FE0
+    return found.is_complete
+
+
+def _keep_wanted(
+    data: bytes,
+    found: Found,
+    key: int,
+    vr: bytes,
+    begin: int,
+    length: int,
+    explicit: bool,
+    plan: tuple[bytes, Wanted],
+) -> int:
+    expected, inside = plan
+    finish = begin + length
+    if expected == b"SQ":
+        _check_sequence_vr(vr)
+        if length != UNDEFINED and finish > len(data):
+            raise NeedMore(finish)
+        nested_explicit = explicit and vr != b"UN"
+        found.values[key], finish = read_items(data, begin, length, nested_explicit, inside)
+        return finish
+    if length == UNDEFINED:
+        raise Odd("undefined length")
+    if finish > len(data):
+        raise NeedMore(finish)
+    value = data[begin:finish]
+    found.values[key] = value if vr == expected or not vr else (vr, value)
+    return finish
+
+
+def _check_sequence_vr(vr: bytes) -> None:
+    if vr not in (b"SQ", b"UN", b""):
+        raise Odd("a sequence, or an undefined length, under another VR")
+
+
+def _keep_private(found: Found, group: int, element: int, vr: bytes, value: bytes) -> None:
+    if 0x10 <= element <= 0xFF:
+        found.creators[group, element] = value.strip(b" \0")
+    elif element >= 0x1000 and (creator := found.creators.get((group, element >> 8))):
+        found.private[creator, group, element & 0xFF] = (vr, value) if vr else value
 
 
 def read_items(
     data: bytes, position: int, length: int, explicit: bool, wanted: Wanted, depth: int = 0
 ) -> tuple[list[dict[int, Any]], int]:
-    """Items of a sequence whose value begins at `position` -> their wanted elements, and where it ends.
+    """Items of the sequence whose value begins at `position` -> wanted elements, and where it ends.
 
     Raises NeedMore, Odd. Source: PS3.5 7.5.
     """
@@ -191,8 +231,7 @@ def _read_item(
             return values, begin
         expected, inside = wanted.get(key, (b"", {}))
         if element_length == UNDEFINED or expected == b"SQ":
-            if vr not in (b"SQ", b"UN", b""):
-                raise Odd("undefined length")
+            _check_sequence_vr(vr)
             nested, position = read_items(
                 data, begin, element_length, explicit and vr != b"UN", inside, depth + 1
             )

@@ -1,21 +1,28 @@
 """Raw bytes of one element -> a typed value, by schema.Attribute.kind.
 
-Four states stay apart (rules: contrast): absent (no call), `EMPTY`, `UNPARSEABLE` and a value; `SEVERAL` says
-that several unequal values stand where one is due.
+Four states stay apart: absent (no call), `EMPTY`, `UNPARSEABLE` and a value; `SEVERAL` says that
+several unequal values stand where one is due. For contrast agents absent and empty mean different
+things.
 """
 
+import contextlib
 import datetime
+import logging
 import math
 import re
 import struct
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
-from pydicom.charset import convert_encodings, decode_bytes
+from pydicom.charset import convert_encodings, decode_bytes, python_encoding
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
 
 class State:
+    """Why an attribute has no value; `name` begins the name of a column of keywords."""
+
     def __init__(self, name: str) -> None:
         self.name = name
 
@@ -30,43 +37,86 @@ SEVERAL: Final = State("multivalued")
 BINARY_FORMATS: dict[bytes, str] = {
     b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FL": "f", b"FD": "d", b"UV": "Q", b"SV": "q",
 }  # fmt: skip
+UNDECLARED: Final = ("iso8859",)
+"""Encodings where SpecificCharacterSet is absent or empty: ASCII, if the file is right."""
+_ENCODINGS = frozenset(python_encoding.values())
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMERIC_PADDING = b" \0\t\r\n"
 _DATE = re.compile(r"(\d{4})[.\-/]?(\d{2})[.\-/]?(\d{2})$")
-_TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6}))?\d*$")
+_TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(?:\.(\d{1,6})\d*)?$")
 _DATETIME = re.compile(
     r"(\d{4})(\d{2})?(\d{2})?(\d{2})?(\d{2})?(\d{2})?(?:\.(\d{1,6})\d*)?(?:[+-]\d{4})?$"
 )
 _UID = re.compile(rb"[0-9.]{1,64}$")
 
 
+@contextlib.contextmanager
+def quiet_pydicom() -> Iterator[list[str]]:
+    """Keep pydicom's warnings out of logs, for they quote the header; gives them as a list."""
+    logger = logging.getLogger("pydicom")
+    before, messages = logger.disabled, []  # type: bool, list[str]
+    logger.disabled = True
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            yield messages
+            messages += [str(warning.message) for warning in caught]
+    finally:
+        logger.disabled = before
+
+
 def decode_text(raw: bytes, encodings: Sequence[str]) -> str:
     """Text of a value; `encodings` are Python's names as `read_encodings` gives them (PS3.5 6.1.2).
 
-    Undeclared bytes above 0x7F are read as UTF-8, and as Latin-1 where they are not that.
+    Bytes that are not what SpecificCharacterSet declares, or above 0x7F where it declares nothing,
+    are read as UTF-8, and as Latin-1 where they are not that.
     """
     if raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii")
-    if list(encodings) in (["iso8859"], ["ascii"], []):
-        try:
-            return raw.decode("utf-8")
-        except UnicodeDecodeError:
-            return raw.decode("latin-1")
+    text = _decode_declared(raw, encodings)
+    if text is not None:
+        return text
     try:
-        return decode_bytes(raw, encodings, TEXT_VR_DELIMS | PN_DELIMS)
-    except (LookupError, UnicodeError):
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
         return raw.decode("latin-1")
 
 
-def read_encodings(raw: bytes) -> tuple[list[str], bool]:
+def is_declared(raw: bytes, encodings: Sequence[str]) -> bool:
+    """Whether the bytes are what SpecificCharacterSet says they are."""
+    if raw.isascii() and b"\x1b" not in raw:
+        return True
+    return _decode_declared(raw, encodings) is not None
+
+
+def _decode_declared(raw: bytes, encodings: Sequence[str]) -> str | None:
+    if tuple(encodings) == UNDECLARED and not raw.isascii():
+        return None
+    try:
+        with quiet_pydicom() as warned:
+            text: str = decode_bytes(raw, encodings, TEXT_VR_DELIMS | PN_DELIMS)
+    except (LookupError, UnicodeError):
+        return None
+    # GB18030 can spell surrogates, which no UTF-8 text may hold.
+    return None if warned or (not text.isprintable() and _SURROGATE.search(text)) else text
+
+
+@lru_cache(maxsize=256)
+def read_encodings(raw: bytes) -> tuple[tuple[str, ...], bool]:
     """SpecificCharacterSet's bytes -> Python encodings, and whether all its terms are known."""
     terms = [t.strip() for t in raw.decode("latin-1").strip(" \0").split("\\")]
     if terms == [""]:
-        return ["iso8859"], True
+        return UNDECLARED, True
     try:
-        encodings: list[str] = convert_encodings(terms)
-    except LookupError:
-        return ["iso8859"], False
-    return encodings, True
+        with quiet_pydicom():
+            encodings = tuple(convert_encodings(terms))
+    except (LookupError, ValueError):
+        return UNDECLARED, False
+    # pydicom takes any of Python's codecs, such as unicode_escape or punycode.
+    if not _ENCODINGS.issuperset(encodings):
+        return UNDECLARED, False
+    misspelt = [t for t in terms if t not in python_encoding]
+    return encodings, not misspelt or encodings != UNDECLARED
 
 
 def _numbers_of(raw: bytes, vr: bytes, order: str) -> list[float] | State:
@@ -118,8 +168,9 @@ def read_uid(raw: bytes, vr: bytes, order: str, _: Sequence[str]) -> Any:
         return EMPTY
     if _UID.match(uid):
         return uid.decode("ascii")
-    printable = uid.decode("ascii", "replace")
-    return printable if printable.isprintable() and len(printable) <= 128 else UNPARSEABLE
+    # Made-up UIDs with letters do their work; what is not even ASCII could merge two into one.
+    text = uid.decode("latin-1")
+    return text if text.isascii() and text.isprintable() and len(text) <= 128 else UNPARSEABLE
 
 
 def read_text(raw: bytes, vr: bytes, order: str, encodings: Sequence[str]) -> Any:
