@@ -307,6 +307,8 @@ def attach(lake: str | None, database: str) -> None:
         remedy = "use radnet-lake query, or radnet_lake.connect(lake) in Python"
         raise SettingError("a DuckDB file cannot hold views of an s3:// lake", opened.uri, remedy)
     path = Path(database)
+    if not path.parent.is_dir():
+        raise SettingError("the folder is not there", database, "name a file in a folder that is")
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with duckdb.connect(str(new)) as connection:
@@ -321,29 +323,29 @@ def attach(lake: str | None, database: str) -> None:
 
 
 def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
-    """Make the raw tables `lake.*` and then all of sql/, in the order of the paths."""
-    connection.execute("create schema if not exists lake")
+    """Make the raw tables `stored.*` and then all of sql/, in the order of the paths."""
+    connection.execute("create schema if not exists stored")
     for table in schema.TABLES:
         parts = opened.snapshot.of(table)
         if not parts:
             empty = schema.TABLES[table].empty_table()
             connection.register("empty_table", empty)
-            connection.execute(f"create table lake.{table} as select * from empty_table")
+            connection.execute(f"create table stored.{table} as select * from empty_table")
             connection.unregister("empty_table")
         elif opened.folder.is_s3:
             connection.register(f"{table}_parts", opened.dataset(parts))
-            connection.execute(f"create view lake.{table} as select * from {table}_parts")
+            connection.execute(f"create view stored.{table} as select * from {table}_parts")
         else:
             files = ", ".join(_quote(f"{opened.uri}/{p.name}") for p in parts)
             connection.execute(
-                f"create view lake.{table} as select * from"
+                f"create view stored.{table} as select * from"
                 f" read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
             )
     runs = pa.Table.from_pylist(
         [_typed_run(r) for r in opened.snapshot.runs.values()], schema.RUN_SCHEMA
     )
     connection.register("run_records", runs)
-    connection.execute("create table lake.runs as select * from run_records")
+    connection.execute("create table stored.runs as select * from run_records")
     connection.unregister("run_records")
     for path in sorted(schema.SQL_DIR.glob("[0-9]_*/*.sql")):
         try:

@@ -47,7 +47,9 @@ def test_compacted_lake_gives_the_same_answers_from_fewer_files(tmp_path: Path) 
     write_series(tmp_path / "in", 0, 1)
     run(tmp_path / "in", lake)
     with radnet_lake.connect(str(lake)) as connection:
-        known = connection.execute("select known, instances from runs order by started_at").fetchall()
+        known = connection.execute(
+            "select known, instances from runs order by started_at"
+        ).fetchall()
     assert known[-1] == (39, 1)
 
 

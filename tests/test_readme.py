@@ -37,7 +37,9 @@ def test_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
         assert done.stderr == "" or line.startswith("radnet-lake harvest"), (line, done.stderr)
     assert (tmp_path / "headers.csv").read_text().startswith("SeriesInstanceUID,StudyDescription\n")
     code = read_block("Harvest and ask", "python").replace(".df()", ".fetchall()")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
