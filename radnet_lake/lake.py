@@ -6,7 +6,7 @@
     LAKE/instances/collection=C/modality=MR/*.parquet, and so on for each table
 
 A file that no commit names does not exist: whatever a killed writer left is not read. A commit
-takes the next free number, so two writers never overwrite each other; all its tables change at once.
+takes the next free number, so two writers never overwrite each other; its tables change at once.
 """
 
 import datetime

@@ -7,3 +7,4 @@ select
     r.objects_seen = r.instances + r.rejects + r.known as adds_up
 from stored.runs as r
 order by r.started_at;
+comment on column runs.adds_up is 'objects_seen = instances + rejects + known';
