@@ -1,4 +1,4 @@
-"""The command line: COMMANDS, flags out of each command's settings, errors in one line; nothing else."""
+"""The command line: COMMANDS, flags out of each command's settings, errors in a line."""
 
 import argparse
 import ast
@@ -167,7 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_job(verb: str) -> None:
-    """What jobs/<verb>.py do: the same command with the same options, as a Ray job's entry point."""
+    """What jobs/<verb>.py do: the same command with the same options, as a Ray job."""
     sys.exit(main([verb, *sys.argv[1:]]))
 
 

@@ -15,7 +15,8 @@ def start_ray() -> None:
 
     Raises SettingError where RAY_ADDRESS names a cluster that does not answer.
     """
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Ray Data prints whole tracebacks of errors that it raises again anyway.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = DataContext.get_current()
     context.enable_progress_bars = False
     if ray.is_initialized():

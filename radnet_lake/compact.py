@@ -1,7 +1,7 @@
-"""Merge the small files that runs leave, drop rows that no longer count, delete what no commit names.
+"""Merge the small files that runs leave, drop rows that no longer count, delete unnamed files.
 
-Each merge is one task and one commit: old files out, one new file in, rows sorted by series. A merge that
-another writer overtook is thrown away.
+Each merge is one task and one commit: old files out, one new file in, rows sorted by series. A
+merge that another writer overtook is thrown away.
 """
 
 import re

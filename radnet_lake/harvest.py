@@ -1,8 +1,8 @@
 """Crawl: list, read headers, append to the lake, on Ray. Seen = instances + rejects + known.
 
-Listing tasks stream chunks of file names; each chunk is read by one task, which writes its own Parquet
-parts and returns their names; the driver commits names every few seconds. So the driver holds neither
-paths nor rows, and a killed run leaves what it committed.
+Listing tasks stream chunks of file names; each chunk is read by one task, which writes its own
+Parquet parts and returns their names; the driver commits names every few seconds. So the driver
+holds neither paths nor rows, and a killed run leaves what it committed.
 """
 
 import json
@@ -33,7 +33,7 @@ from radnet_lake.ledger import Ledger, write_vanished
 from radnet_lake.store import Entry, Unit, absolute_uri, list_unit, list_units
 
 LIST_CPUS, READ_CPUS = 0.02, 0.9
-"""Logical CPUs: a listing task that waits must not hold back reading; unequal, they are not fused."""
+"""Logical CPUs: a lister that waits must not hold back readers; unequal, they are not fused."""
 LISTERS_PER_CPU = 2
 SUMS = (
     "files_listed", "archives", "objects_seen", "instances", "rejects", "known",
@@ -88,7 +88,7 @@ class HarvestConfig:
 
 @dataclass(frozen=True)
 class HarvestReport:
-    """What a harvest did: the sums of its run, and of the second one that filled in words, if any."""
+    """What a harvest did: its sums, and what its second pass for new words read again."""
 
     lake: str
     run_id: str

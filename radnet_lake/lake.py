@@ -5,8 +5,8 @@
     LAKE/_lake/checkpoint/000000000040.json      everything up to commit 40
     LAKE/instances/collection=C/modality=MR/*.parquet, and so on for each table
 
-A file that no commit names does not exist: whatever a killed writer left is not read. A commit takes
-the next free number, so two writers never overwrite each other; all its tables change at once.
+A file that no commit names does not exist: whatever a killed writer left is not read. A commit
+takes the next free number, so two writers never overwrite each other; its tables change at once.
 """
 
 import datetime
@@ -35,30 +35,6 @@ _FORMAT, _LOG, _CHECKPOINT = "_lake/format.json", "_lake/log/", "_lake/checkpoin
 CHECKPOINT_EVERY = 64
 ROW_GROUP_ROWS = 16_384
 """About a hundred series: small enough that a question about one series reads little."""
-
-RUN_SCHEMA = pa.schema(
-    [
-        ("run_id", pa.string()),
-        ("status", pa.string()),
-        ("started_at", pa.timestamp("us")),
-        ("updated_at", pa.timestamp("us")),
-        ("sources", pa.list_(pa.string())),
-        ("collection", pa.string()),
-        ("phi", pa.string()),
-        ("files_listed", pa.int64()),
-        ("archives", pa.int64()),
-        ("objects_seen", pa.int64()),
-        ("instances", pa.int64()),
-        ("rejects", pa.int64()),
-        ("known", pa.int64()),
-        ("rows", pa.int64()),
-        ("superseded", pa.int64()),
-        ("vanished", pa.int64()),
-        ("bytes_listed", pa.int64()),
-        ("version", pa.string()),
-    ]
-)
-"""`runs`: objects_seen = instances + rejects + known, where an archive counts as its members."""
 
 
 class Part(NamedTuple):
@@ -174,7 +150,7 @@ class Lake:
         return version
 
     def write_checkpoint(self) -> None:
-        """Write all that the log says up to now in one file, so that readers need not read it all."""
+        """Write all that the log says up to now in one file, which readers take first."""
         name = f"{_CHECKPOINT}{self.snapshot.version:012d}.json"
         self.folder.write(name, json.dumps(_encode_snapshot(self.snapshot)).encode())
 
@@ -311,8 +287,8 @@ def partition_name(collection: str, modality: str) -> str:
 def connect(lake: str | None = None) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with all views of a lake: instances, rejects, runs, series_headers, ...
 
-    lake: local path or s3:// URI; default RADNET_LAKE. The connection shows the lake as it is now; connect
-    again to see later runs. Raises LakeError, StoreError.
+    lake: local path or s3:// URI; default RADNET_LAKE. The connection shows the lake as it is now;
+    connect again to see later runs. Raises LakeError, StoreError.
     """
     opened = open_lake(locate_lake(lake))
     connection = duckdb.connect()
@@ -324,14 +300,16 @@ def connect(lake: str | None = None) -> duckdb.DuckDBPyConnection:
 def attach(lake: str | None, database: str) -> None:
     """Write a DuckDB file with the same views, for the plain duckdb command line.
 
-    The file holds no data, only the names of the lake's files: make it again after a harvest. Raises
-    SettingError for a lake that is not on disk, or where `database` is not such a file.
+    The file holds no data, only the names of the lake's files: make it again after a harvest.
+    Raises SettingError for a lake that is not on disk, or where `database` is not such a file.
     """
     opened = open_lake(locate_lake(lake))
     if opened.folder.is_s3:
         remedy = "use radnet-lake query, or radnet_lake.connect(lake) in Python"
         raise SettingError("a DuckDB file cannot hold views of an s3:// lake", opened.uri, remedy)
     path = Path(database)
+    if not path.parent.is_dir():
+        raise SettingError("the folder is not there", database, "name a file in a folder that is")
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with duckdb.connect(str(new)) as connection:
@@ -346,27 +324,29 @@ def attach(lake: str | None, database: str) -> None:
 
 
 def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
-    """Make the raw tables `lake.*` and then all of sql/, in the order of the paths."""
-    connection.execute("create schema if not exists lake")
+    """Make the raw tables `stored.*` and then all of sql/, in the order of the paths."""
+    connection.execute("create schema if not exists stored")
     for table in schema.TABLES:
         parts = opened.snapshot.of(table)
         if not parts:
             empty = schema.TABLES[table].empty_table()
             connection.register("empty_table", empty)
-            connection.execute(f"create table lake.{table} as select * from empty_table")
+            connection.execute(f"create table stored.{table} as select * from empty_table")
             connection.unregister("empty_table")
         elif opened.folder.is_s3:
             connection.register(f"{table}_parts", opened.dataset(parts))
-            connection.execute(f"create view lake.{table} as select * from {table}_parts")
+            connection.execute(f"create view stored.{table} as select * from {table}_parts")
         else:
             files = ", ".join(_quote(f"{opened.uri}/{p.name}") for p in parts)
             connection.execute(
-                f"create view lake.{table} as select * from"
+                f"create view stored.{table} as select * from"
                 f" read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
             )
-    runs = pa.Table.from_pylist([_typed_run(r) for r in opened.snapshot.runs.values()], RUN_SCHEMA)
+    runs = pa.Table.from_pylist(
+        [_typed_run(r) for r in opened.snapshot.runs.values()], schema.RUN_SCHEMA
+    )
     connection.register("run_records", runs)
-    connection.execute("create table lake.runs as select * from run_records")
+    connection.execute("create table stored.runs as select * from run_records")
     connection.unregister("run_records")
     for path in sorted(schema.SQL_DIR.glob("[0-9]_*/*.sql")):
         try:
@@ -374,10 +354,13 @@ def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
         except duckdb.Error as error:
             where = str(path.relative_to(schema.SQL_DIR.parent))
             raise LakeError(f"the view cannot be made: {error}", where, "mend the file") from None
+    for view, columns in schema.MEANINGS.items():
+        for name, meaning in columns.items():
+            connection.execute(f'comment on column {view}."{name}" is {_quote(meaning)}')
 
 
 def _typed_run(run: dict[str, Any]) -> dict[str, Any]:
-    typed = {name: run.get(name) for name in RUN_SCHEMA.names}
+    typed = {name: run.get(name) for name in schema.RUN_SCHEMA.names}
     for name in ("started_at", "updated_at"):
         typed[name] = datetime.datetime.fromisoformat(run[name]) if run.get(name) else None
     return typed

@@ -1,7 +1,7 @@
 """What the lake knows of each listed file: the `files` table, asked by every worker for its chunk.
 
-A file is known if its URI, size, change time and content tag stand in a row that is final. Everything
-else is read, and rows that an older state of the file left are marked as removed.
+A file is known if its URI, size, change time and content tag stand in a row that is final.
+Everything else is read, and rows that an older state of the file left are marked as removed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +15,6 @@ import pyarrow.dataset
 from radnet_lake.lake import Lake, Part, connect, open_lake, utc_now
 from radnet_lake.schema import TABLES
 from radnet_lake.store import Entry
-
 
 _COLUMNS = [
     "uri", "harvested_at", "size_bytes", "modified", "etag", "is_final", "is_archive",

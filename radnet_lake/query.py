@@ -1,4 +1,4 @@
-"""Questions to a lake: SQL to a table, CSV, JSON or Parquet; a prompt; where a series' files lie."""
+"""Questions to a lake: SQL to a table, CSV, JSON or Parquet; a prompt; a series' files."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""The lake's tables, column by column: DICOM tag, type, what becomes of it without identity, why it is kept.
+"""The lake's tables, column by column: DICOM tag, type, what pseudonymising does, why it is kept.
 
 One line here is all that a new header attribute needs. `sql/SCHEMA.md` is printed from this file.
 """
@@ -12,10 +12,14 @@ SCHEMA_VERSION = 1
 
 _PACKAGED_SQL = Path(__file__).parent / "sql"
 SQL_DIR = _PACKAGED_SQL if _PACKAGED_SQL.is_dir() else Path(__file__).parent.parent / "sql"
-"""A wheel carries sql/ inside the package; a checkout, or a Ray working directory, has it beside."""
+"""A wheel carries sql/ inside the package; a checkout and a Ray working directory beside it."""
 
 CODE = pa.struct(
-    [("CodeValue", pa.string()), ("CodingSchemeDesignator", pa.string()), ("CodeMeaning", pa.string())]
+    [
+        ("CodeValue", pa.string()),
+        ("CodingSchemeDesignator", pa.string()),
+        ("CodeMeaning", pa.string()),
+    ]
 )
 KINDS: dict[str, pa.DataType] = {
     "uid": pa.string(),
@@ -30,17 +34,17 @@ KINDS: dict[str, pa.DataType] = {
     "codes": pa.list_(CODE),
     "bool": pa.bool_(),
 }
-"""How a value is stored. `time` is seconds: since midnight, or since StudyTime where dates are shifted."""
+"""How a value is stored. `time` is seconds since midnight, pseudonymised since StudyTime."""
 
 
 class Attribute(NamedTuple):
     """One DICOM attribute that has a typed column in `instances`.
 
     keyword: the DICOM keyword, and the column's name.
-    tag: (group << 16) + element; of a private attribute the element's last two digits only (PS3.5 7.8).
-    vr: value representation where the file does not say (PS3.6; of private ones the vendor's statement).
+    tag: (group << 16) + element; private: the element's last two digits only (PS3.5 7.8).
+    vr: value representation where the file does not say (PS3.6, or the vendor).
     kind: a key of KINDS.
-    phi: what `--phi pseudonymise` does: keep, uid, hash, date, time, age, text (allow-list), code (CS).
+    phi: what `--phi pseudonymise` does: keep, uid, hash, date, time, age, text, code.
     meaning: why it is kept, with the unit.
     creator: the private creator, empty for standard attributes.
     """
@@ -54,168 +58,180 @@ class Attribute(NamedTuple):
     creator: str = ""
 
 
-ATTRIBUTES: tuple[Attribute, ...] = (
-    # who and what
-    Attribute("PatientID", 0x00100020, "LO", "text", "hash", "patient; split key"),
-    Attribute("IssuerOfPatientID", 0x00100021, "LO", "text", "hash", "who gave PatientID; hashed together with it"),
-    Attribute("PatientSex", 0x00100040, "CS", "text", "code", "M, F or O"),
-    Attribute("PatientAge", 0x00101010, "AS", "text", "age", "as 045Y; extent gates differ for children"),
-    Attribute("StudyInstanceUID", 0x0020000D, "UI", "uid", "uid", "study"),
-    Attribute("SeriesInstanceUID", 0x0020000E, "UI", "uid", "uid", "series"),
-    Attribute("SOPInstanceUID", 0x00080018, "UI", "uid", "uid", "instance"),
-    Attribute("SOPClassUID", 0x00080016, "UI", "uid", "keep", "what kind of object this is"),
-    Attribute("FrameOfReferenceUID", 0x00200052, "UI", "uid", "uid", "space that positions share"),
-    Attribute("ConcatenationUID", 0x00209161, "UI", "uid", "uid", "multi-frame object in parts"),
-    Attribute("InConcatenationNumber", 0x00209162, "US", "int", "keep", "part number in a concatenation"),
-    Attribute("InConcatenationTotalNumber", 0x00209163, "US", "int", "keep", "parts in a concatenation"),
-    Attribute("AccessionNumber", 0x00080050, "SH", "text", "hash", "order number of the study"),
-    Attribute("Modality", 0x00080060, "CS", "text", "code", "CT, MR, ..."),
-    Attribute("ImageType", 0x00080008, "CS", "texts", "code", "ORIGINAL or DERIVED, PRIMARY, vendor words"),
-    Attribute("SeriesDescription", 0x0008103E, "LO", "text", "text", "words on the series"),
-    Attribute("StudyDescription", 0x00081030, "LO", "text", "text", "words on the study"),
-    Attribute("ProtocolName", 0x00181030, "LO", "text", "text", "words on the protocol"),
-    Attribute("PerformedProcedureStepDescription", 0x00400254, "LO", "text", "text", "words on the step"),
-    Attribute("BodyPartExamined", 0x00180015, "CS", "text", "text", "body part"),
-    Attribute("AnatomicRegionSequence", 0x00082218, "SQ", "codes", "text", "coded body region"),
-    Attribute("ProcedureCodeSequence", 0x00081032, "SQ", "codes", "text", "coded procedure"),
-    Attribute("Laterality", 0x00200060, "CS", "text", "code", "side of a paired body part"),
-    Attribute("ImageLaterality", 0x00200062, "CS", "text", "code", "side, per image"),
-    Attribute("FrameLaterality", 0x00209072, "CS", "text", "code", "side, per frame"),
-    Attribute("PatientPosition", 0x00185100, "CS", "text", "code", "HFS, FFP, ..."),
-    Attribute("Manufacturer", 0x00080070, "LO", "text", "text", "vendor"),
-    Attribute("ManufacturerModelName", 0x00081090, "LO", "text", "text", "scanner model"),
-    Attribute("SoftwareVersions", 0x00181020, "LO", "texts", "text", "scanner software"),
-    Attribute("InstitutionName", 0x00080080, "LO", "text", "hash", "site"),
-    Attribute("StationName", 0x00081010, "SH", "text", "hash", "scanner"),
-    Attribute("DeviceSerialNumber", 0x00181000, "LO", "text", "hash", "scanner"),
-    Attribute("SpecificCharacterSet", 0x00080005, "CS", "texts", "code", "how text is encoded"),
-    Attribute("SeriesNumber", 0x00200011, "IS", "int", "keep", "number of the series in the study"),
-    Attribute("AcquisitionNumber", 0x00200012, "IS", "int", "keep", "number of the acquisition"),
-    Attribute("InstanceNumber", 0x00200013, "IS", "int", "keep", "number of the instance; not a slice order"),
-    # geometry
-    Attribute("ImagePositionPatient", 0x00200032, "DS", "numbers", "keep", "first voxel's centre, x y z, mm LPS"),
-    Attribute("ImageOrientationPatient", 0x00200037, "DS", "numbers", "keep", "row and column direction cosines"),
-    Attribute("PixelSpacing", 0x00280030, "DS", "numbers", "keep", "between rows, between columns, mm"),
-    Attribute("ImagerPixelSpacing", 0x00181164, "DS", "numbers", "keep", "spacing at the detector, mm; no substitute"),
-    Attribute("Rows", 0x00280010, "US", "int", "keep", "rows"),
-    Attribute("Columns", 0x00280011, "US", "int", "keep", "columns"),
-    Attribute("NumberOfFrames", 0x00280008, "IS", "int", "keep", "frames that the header declares"),
-    Attribute("SliceThickness", 0x00180050, "DS", "number", "keep", "nominal, mm"),
-    Attribute("SpacingBetweenSlices", 0x00180088, "DS", "number", "keep", "nominal, mm; not to be trusted"),
-    Attribute("SliceLocation", 0x00201041, "DS", "number", "keep", "relative, mm; not to be trusted"),
-    Attribute("GantryDetectorTilt", 0x00181120, "DS", "number", "keep", "nominal tilt, degrees"),
-    Attribute("ReconstructionDiameter", 0x00181100, "DS", "number", "keep", "field of view, mm"),
-    Attribute("StackID", 0x00209056, "SH", "text", "code", "stack of a multi-frame object"),
-    Attribute("InStackPositionNumber", 0x00209057, "UL", "int", "keep", "place in the stack"),
-    Attribute("DimensionIndexValues", 0x00209157, "UL", "numbers", "keep", "place in each declared dimension"),
-    # MR physics
-    Attribute("ScanningSequence", 0x00180020, "CS", "texts", "code", "SE, IR, GR, EP, RM"),
-    Attribute("SequenceVariant", 0x00180021, "CS", "texts", "code", "SK, SP, MP, ..."),
-    Attribute("ScanOptions", 0x00180022, "CS", "texts", "code", "FS, PFP, ..."),
-    Attribute("MRAcquisitionType", 0x00180023, "CS", "text", "code", "2D or 3D"),
-    Attribute("SequenceName", 0x00180024, "SH", "text", "text", "vendor's sequence name"),
-    Attribute("AngioFlag", 0x00180025, "CS", "text", "code", "Y or N"),
-    Attribute("RepetitionTime", 0x00180080, "DS", "number", "keep", "TR, ms"),
-    Attribute("EchoTime", 0x00180081, "DS", "number", "keep", "TE, ms"),
-    Attribute("InversionTime", 0x00180082, "DS", "number", "keep", "TI, ms"),
-    Attribute("NumberOfAverages", 0x00180083, "DS", "number", "keep", "averages"),
-    Attribute("ImagingFrequency", 0x00180084, "DS", "number", "keep", "MHz; field strength where that is missing"),
-    Attribute("EchoNumbers", 0x00180086, "IS", "numbers", "keep", "echo number"),
-    Attribute("MagneticFieldStrength", 0x00180087, "DS", "number", "keep", "tesla, in old files gauss"),
-    Attribute("EchoTrainLength", 0x00180091, "IS", "int", "keep", "lines per excitation"),
-    Attribute("FlipAngle", 0x00181314, "DS", "number", "keep", "degrees"),
-    Attribute("PulseSequenceName", 0x00189005, "SH", "text", "text", "vendor's sequence name, enhanced MR"),
-    Attribute("EchoPulseSequence", 0x00189008, "CS", "text", "code", "SPIN, GRADIENT or BOTH"),
-    Attribute("InversionRecovery", 0x00189009, "CS", "text", "code", "YES or NO"),
-    Attribute("PhaseContrast", 0x00189014, "CS", "text", "code", "YES or NO"),
-    Attribute("TimeOfFlightContrast", 0x00189015, "CS", "text", "code", "YES or NO"),
-    Attribute("EchoPlanarPulseSequence", 0x00189018, "CS", "text", "code", "YES or NO"),
-    Attribute("SteadyStatePulseSequence", 0x00189017, "CS", "text", "code", "NONE, FREE_PRECESSION, ..."),
-    Attribute("InversionTimes", 0x00189079, "FD", "numbers", "keep", "TI, ms, enhanced MR"),
-    Attribute("EffectiveEchoTime", 0x00189082, "FD", "number", "keep", "TE, ms, enhanced MR"),
-    Attribute("DiffusionBValue", 0x00189087, "FD", "number", "keep", "b-value, s/mm2"),
-    Attribute("DiffusionDirectionality", 0x00189075, "CS", "text", "code", "DIRECTIONAL, ISOTROPIC, NONE, BMATRIX"),
-    Attribute("TransmitterFrequency", 0x00189098, "FD", "number", "keep", "MHz, enhanced MR"),
-    Attribute("RFEchoTrainLength", 0x00189240, "US", "int", "keep", "0 is a pure gradient echo"),
-    Attribute("GradientEchoTrainLength", 0x00189241, "US", "int", "keep", "gradient echoes per excitation"),
-    Attribute("ArterialSpinLabelingContrast", 0x00189250, "CS", "text", "code", "CONTINUOUS, PULSED, ..."),
-    Attribute("ComplexImageComponent", 0x00089208, "CS", "text", "code", "MAGNITUDE, PHASE, REAL, ..."),
-    Attribute("AcquisitionContrast", 0x00089209, "CS", "text", "code", "DIFFUSION, FLUID_ATTENUATED, T1, ..."),
-    Attribute("FrameType", 0x00089007, "CS", "texts", "code", "ImageType of one frame"),
-    # time
-    Attribute("StudyDate", 0x00080020, "DA", "date", "date", "study date"),
-    Attribute("SeriesDate", 0x00080021, "DA", "date", "date", "series date"),
-    Attribute("AcquisitionDate", 0x00080022, "DA", "date", "date", "acquisition date"),
-    Attribute("StudyTime", 0x00080030, "TM", "time", "time", "study time, s"),
-    Attribute("SeriesTime", 0x00080031, "TM", "time", "time", "series time, s"),
-    Attribute("AcquisitionTime", 0x00080032, "TM", "time", "time", "acquisition time, s"),
-    Attribute("ContentTime", 0x00080033, "TM", "time", "time", "image time, s"),
-    Attribute("AcquisitionDateTime", 0x0008002A, "DT", "datetime", "date", "acquisition start"),
-    Attribute("InstanceCreationDate", 0x00080012, "DA", "date", "date", "date the file was made; newest wins"),
-    Attribute("InstanceCreationTime", 0x00080013, "TM", "time", "time", "time the file was made, s"),
-    Attribute("FrameAcquisitionDateTime", 0x00189074, "DT", "datetime", "date", "frame's acquisition start"),
-    Attribute("FrameReferenceDateTime", 0x00189151, "DT", "datetime", "date", "frame's reference time"),
-    Attribute("TemporalPositionIdentifier", 0x00200100, "IS", "int", "keep", "place in a time series"),
-    Attribute("NumberOfTemporalPositions", 0x00200105, "IS", "int", "keep", "prescribed time points"),
-    Attribute("TemporalResolution", 0x00200110, "DS", "number", "keep", "between time points, ms"),
-    Attribute("TemporalPositionIndex", 0x00209128, "UL", "int", "keep", "place in a time series, enhanced"),
-    Attribute("TriggerTime", 0x00181060, "DS", "number", "keep", "after the R wave, ms"),
-    Attribute("CardiacNumberOfImages", 0x00181090, "IS", "int", "keep", "images per cardiac cycle"),
-    Attribute("NominalCardiacTriggerDelayTime", 0x00209153, "FD", "number", "keep", "after the R wave, ms, enhanced"),
-    # contrast agent
-    Attribute("ContrastBolusAgent", 0x00180010, "LO", "text", "text", "agent; NULL absent, '' empty"),
-    Attribute("ContrastBolusAgentSequence", 0x00180012, "SQ", "codes", "text", "coded agent"),
-    Attribute("ContrastBolusAdministrationRouteSequence", 0x00180014, "SQ", "codes", "text", "coded route"),
-    Attribute("ContrastBolusRoute", 0x00181040, "LO", "text", "text", "route: IV, oral, rectal"),
-    Attribute("ContrastBolusVolume", 0x00181041, "DS", "number", "keep", "ml"),
-    Attribute("ContrastBolusStartTime", 0x00181042, "TM", "time", "time", "bolus start, s"),
-    Attribute("ContrastBolusStopTime", 0x00181043, "TM", "time", "time", "bolus stop, s"),
-    Attribute("ContrastBolusTotalDose", 0x00181044, "DS", "number", "keep", "ml"),
-    Attribute("ContrastFlowRate", 0x00181046, "DS", "numbers", "keep", "ml/s"),
-    Attribute("ContrastFlowDuration", 0x00181047, "DS", "numbers", "keep", "s"),
-    Attribute("ContrastBolusIngredient", 0x00181048, "CS", "texts", "code", "IODINE, GADOLINIUM, BARIUM, ..."),
-    Attribute("ContrastBolusIngredientConcentration", 0x00181049, "DS", "number", "keep", "mg/ml"),
-    Attribute("RequestedContrastAgent", 0x00321070, "LO", "text", "text", "an intention only"),
-    Attribute("ContrastBolusAgentAdministered", 0x00189342, "CS", "text", "code", "YES or NO, enhanced"),
-    Attribute("ContrastBolusAgentDetected", 0x00189343, "CS", "text", "code", "YES or NO, enhanced"),
-    Attribute("ContrastBolusAgentPhase", 0x00189344, "CS", "text", "code", "PRE_CONTRAST, ARTERIAL, ..., enhanced"),
-    # pixels
-    Attribute("SamplesPerPixel", 0x00280002, "US", "int", "keep", "1 grey, 3 colour"),
-    Attribute("PhotometricInterpretation", 0x00280004, "CS", "text", "code", "MONOCHROME1 is inverted"),
-    Attribute("BitsAllocated", 0x00280100, "US", "int", "keep", "bits per sample in the file"),
-    Attribute("BitsStored", 0x00280101, "US", "int", "keep", "bits that count"),
-    Attribute("HighBit", 0x00280102, "US", "int", "keep", "the highest of them"),
-    Attribute("PixelRepresentation", 0x00280103, "US", "int", "keep", "1 signed"),
-    Attribute("PixelPaddingValue", 0x00280120, "SS", "number", "keep", "stored value outside the image"),
-    Attribute("PixelPaddingRangeLimit", 0x00280121, "SS", "number", "keep", "other end of the padding range"),
-    Attribute("RescaleIntercept", 0x00281052, "DS", "number", "keep", "added after the slope"),
-    Attribute("RescaleSlope", 0x00281053, "DS", "number", "keep", "value per stored unit"),
-    Attribute("RescaleType", 0x00281054, "LO", "text", "text", "HU, US, ..."),
-    Attribute("LossyImageCompression", 0x00282110, "CS", "text", "code", "01 was lossy"),
-    Attribute("BurnedInAnnotation", 0x00280301, "CS", "text", "code", "YES: text in the pixels"),
-    Attribute("RecognizableVisualFeatures", 0x00280302, "CS", "text", "code", "YES: a face"),
-    # de-identification that was done before us
-    Attribute("PatientIdentityRemoved", 0x00120062, "CS", "text", "code", "YES or NO"),
-    Attribute("DeidentificationMethod", 0x00120063, "LO", "texts", "text", "words on the method"),
-    Attribute("DeidentificationMethodCodeSequence", 0x00120064, "SQ", "codes", "text", "coded method"),
-    Attribute("LongitudinalTemporalInformationModified", 0x00280303, "CS", "text", "code", "dates kept or shifted"),
-    # vendors' own, found by private creator
-    Attribute("GEMS_ACQU_01_xx9C", 0x0019009C, "LO", "text", "text", "GE sequence name", "GEMS_ACQU_01"),
-    Attribute("GEMS_ACQU_01_xx9E", 0x0019009E, "LO", "text", "text", "GE internal sequence name", "GEMS_ACQU_01"),
-    Attribute("GEMS_ACQU_01_xx17", 0x00190017, "SS", "numbers", "keep", "GE series plane; 256: 3-plane", "GEMS_ACQU_01"),
-    Attribute("GEMS_PARM_01_xx39", 0x00430039, "IS", "numbers", "keep", "GE b-value first, mod 1e9", "GEMS_PARM_01"),
-    Attribute("GEMS_RELA_01_xx4F", 0x0021004F, "SS", "numbers", "keep", "GE locations in acquisition", "GEMS_RELA_01"),
-    Attribute("SIEMENS_MR_HEADER_xx0A", 0x0019000A, "US", "numbers", "keep", "images in a mosaic", "SIEMENS MR HEADER"),
-    Attribute("SIEMENS_MR_HEADER_xx0C", 0x0019000C, "IS", "numbers", "keep", "b-value", "SIEMENS MR HEADER"),
-    Attribute(
-        "Philips_Imaging_DD_001_xx03", 0x20010003, "FL", "numbers", "keep", "b-value", "Philips Imaging DD 001"
-    ),
-    Attribute(
-        "Philips_Imaging_DD_001_xx20", 0x20010020, "LO", "text", "text", "scan technique", "Philips Imaging DD 001"
-    ),
-    Attribute("Image_Private_Header_xx09", 0x00650009, "FD", "numbers", "keep", "UIH b-value", "Image Private Header"),
-    Attribute("Image_Private_Header_xx50", 0x00650050, "DS", "numbers", "keep", "UIH tiles in a grid", "Image Private Header"),
-)
+_ATTRIBUTE_LINES = """
+# who and what
+PatientID 0010,0020 LO text hash patient; split key
+IssuerOfPatientID 0010,0021 LO text hash who gave PatientID; hashed together with it
+PatientSex 0010,0040 CS text code M, F or O
+PatientAge 0010,1010 AS text age as 045Y; extent gates differ for children
+StudyInstanceUID 0020,000D UI uid uid study
+SeriesInstanceUID 0020,000E UI uid uid series
+SOPInstanceUID 0008,0018 UI uid uid instance
+SOPClassUID 0008,0016 UI uid keep what kind of object this is
+FrameOfReferenceUID 0020,0052 UI uid uid space that positions share
+ConcatenationUID 0020,9161 UI uid uid multi-frame object in parts
+InConcatenationNumber 0020,9162 US int keep part number in a concatenation
+InConcatenationTotalNumber 0020,9163 US int keep parts in a concatenation
+AccessionNumber 0008,0050 SH text hash order number of the study
+Modality 0008,0060 CS text code CT, MR, ...
+ImageType 0008,0008 CS texts code ORIGINAL or DERIVED, PRIMARY, vendor words
+SeriesDescription 0008,103E LO text text words on the series
+StudyDescription 0008,1030 LO text text words on the study
+ProtocolName 0018,1030 LO text text words on the protocol
+PerformedProcedureStepDescription 0040,0254 LO text text words on the step
+BodyPartExamined 0018,0015 CS text text body part
+AnatomicRegionSequence 0008,2218 SQ codes text coded body region
+ProcedureCodeSequence 0008,1032 SQ codes text coded procedure
+Laterality 0020,0060 CS text code side of a paired body part
+ImageLaterality 0020,0062 CS text code side, per image
+FrameLaterality 0020,9072 CS text code side, per frame
+PatientPosition 0018,5100 CS text code HFS, FFP, ...
+Manufacturer 0008,0070 LO text text vendor
+ManufacturerModelName 0008,1090 LO text text scanner model
+SoftwareVersions 0018,1020 LO texts text scanner software
+InstitutionName 0008,0080 LO text hash site
+StationName 0008,1010 SH text hash scanner
+DeviceSerialNumber 0018,1000 LO text hash scanner
+SpecificCharacterSet 0008,0005 CS texts code how text is encoded
+SeriesNumber 0020,0011 IS int keep number of the series in the study
+AcquisitionNumber 0020,0012 IS int keep number of the acquisition
+InstanceNumber 0020,0013 IS int keep number of the instance; not a slice order
+# geometry
+ImagePositionPatient 0020,0032 DS numbers keep first voxel's centre, x y z, mm LPS
+ImageOrientationPatient 0020,0037 DS numbers keep row and column direction cosines
+PixelSpacing 0028,0030 DS numbers keep between rows, between columns, mm
+ImagerPixelSpacing 0018,1164 DS numbers keep spacing at the detector, mm; no substitute
+Rows 0028,0010 US int keep rows
+Columns 0028,0011 US int keep columns
+NumberOfFrames 0028,0008 IS int keep frames that the header declares
+SliceThickness 0018,0050 DS number keep nominal, mm
+SpacingBetweenSlices 0018,0088 DS number keep nominal, mm; not to be trusted
+SliceLocation 0020,1041 DS number keep relative, mm; not to be trusted
+GantryDetectorTilt 0018,1120 DS number keep nominal tilt, degrees
+ReconstructionDiameter 0018,1100 DS number keep field of view, mm
+StackID 0020,9056 SH text code stack of a multi-frame object
+InStackPositionNumber 0020,9057 UL int keep place in the stack
+DimensionIndexValues 0020,9157 UL numbers keep place in each declared dimension
+# MR physics
+ScanningSequence 0018,0020 CS texts code SE, IR, GR, EP, RM
+SequenceVariant 0018,0021 CS texts code SK, SP, MP, ...
+ScanOptions 0018,0022 CS texts code FS, PFP, ...
+MRAcquisitionType 0018,0023 CS text code 2D or 3D
+SequenceName 0018,0024 SH text text vendor's sequence name
+AngioFlag 0018,0025 CS text code Y or N
+RepetitionTime 0018,0080 DS number keep TR, ms
+EchoTime 0018,0081 DS number keep TE, ms
+InversionTime 0018,0082 DS number keep TI, ms
+NumberOfAverages 0018,0083 DS number keep averages
+ImagingFrequency 0018,0084 DS number keep MHz; field strength where that is missing
+EchoNumbers 0018,0086 IS numbers keep echo number
+MagneticFieldStrength 0018,0087 DS number keep tesla, in old files gauss
+EchoTrainLength 0018,0091 IS int keep lines per excitation
+FlipAngle 0018,1314 DS number keep degrees
+PulseSequenceName 0018,9005 SH text text vendor's sequence name, enhanced MR
+EchoPulseSequence 0018,9008 CS text code SPIN, GRADIENT or BOTH
+InversionRecovery 0018,9009 CS text code YES or NO
+PhaseContrast 0018,9014 CS text code YES or NO
+TimeOfFlightContrast 0018,9015 CS text code YES or NO
+EchoPlanarPulseSequence 0018,9018 CS text code YES or NO
+SteadyStatePulseSequence 0018,9017 CS text code NONE, FREE_PRECESSION, ...
+InversionTimes 0018,9079 FD numbers keep TI, ms, enhanced MR
+EffectiveEchoTime 0018,9082 FD number keep TE, ms, enhanced MR
+DiffusionBValue 0018,9087 FD number keep b-value, s/mm2
+DiffusionDirectionality 0018,9075 CS text code DIRECTIONAL, ISOTROPIC, NONE, BMATRIX
+TransmitterFrequency 0018,9098 FD number keep MHz, enhanced MR
+RFEchoTrainLength 0018,9240 US int keep 0 is a pure gradient echo
+GradientEchoTrainLength 0018,9241 US int keep gradient echoes per excitation
+ArterialSpinLabelingContrast 0018,9250 CS text code CONTINUOUS, PULSED, ...
+ComplexImageComponent 0008,9208 CS text code MAGNITUDE, PHASE, REAL, ...
+AcquisitionContrast 0008,9209 CS text code DIFFUSION, FLUID_ATTENUATED, T1, ...
+FrameType 0008,9007 CS texts code ImageType of one frame
+# time
+StudyDate 0008,0020 DA date date study date
+SeriesDate 0008,0021 DA date date series date
+AcquisitionDate 0008,0022 DA date date acquisition date
+StudyTime 0008,0030 TM time time study time, s
+SeriesTime 0008,0031 TM time time series time, s
+AcquisitionTime 0008,0032 TM time time acquisition time, s
+ContentTime 0008,0033 TM time time image time, s
+AcquisitionDateTime 0008,002A DT datetime date acquisition start
+InstanceCreationDate 0008,0012 DA date date date the file was made; newest wins
+InstanceCreationTime 0008,0013 TM time time time the file was made, s
+FrameAcquisitionDateTime 0018,9074 DT datetime date frame's acquisition start
+FrameReferenceDateTime 0018,9151 DT datetime date frame's reference time
+TemporalPositionIdentifier 0020,0100 IS int keep place in a time series
+NumberOfTemporalPositions 0020,0105 IS int keep prescribed time points
+TemporalResolution 0020,0110 DS number keep between time points, ms
+TemporalPositionIndex 0020,9128 UL int keep place in a time series, enhanced
+TriggerTime 0018,1060 DS number keep after the R wave, ms
+CardiacNumberOfImages 0018,1090 IS int keep images per cardiac cycle
+NominalCardiacTriggerDelayTime 0020,9153 FD number keep after the R wave, ms, enhanced
+# contrast agent
+ContrastBolusAgent 0018,0010 LO text text agent; NULL absent, '' empty
+ContrastBolusAgentSequence 0018,0012 SQ codes text coded agent
+ContrastBolusAdministrationRouteSequence 0018,0014 SQ codes text coded route
+ContrastBolusRoute 0018,1040 LO text text route: IV, oral, rectal
+ContrastBolusVolume 0018,1041 DS number keep ml
+ContrastBolusStartTime 0018,1042 TM time time bolus start, s
+ContrastBolusStopTime 0018,1043 TM time time bolus stop, s
+ContrastBolusTotalDose 0018,1044 DS number keep ml
+ContrastFlowRate 0018,1046 DS numbers keep ml/s
+ContrastFlowDuration 0018,1047 DS numbers keep s
+ContrastBolusIngredient 0018,1048 CS texts code IODINE, GADOLINIUM, BARIUM, ...
+ContrastBolusIngredientConcentration 0018,1049 DS number keep mg/ml
+RequestedContrastAgent 0032,1070 LO text text an intention only
+ContrastBolusAgentAdministered 0018,9342 CS text code YES or NO, enhanced
+ContrastBolusAgentDetected 0018,9343 CS text code YES or NO, enhanced
+ContrastBolusAgentPhase 0018,9344 CS text code PRE_CONTRAST, ARTERIAL, ..., enhanced
+# pixels
+SamplesPerPixel 0028,0002 US int keep 1 grey, 3 colour
+PhotometricInterpretation 0028,0004 CS text code MONOCHROME1 is inverted
+BitsAllocated 0028,0100 US int keep bits per sample in the file
+BitsStored 0028,0101 US int keep bits that count
+HighBit 0028,0102 US int keep the highest of them
+PixelRepresentation 0028,0103 US int keep 1 signed
+PixelPaddingValue 0028,0120 SS number keep stored value outside the image
+PixelPaddingRangeLimit 0028,0121 SS number keep other end of the padding range
+RescaleIntercept 0028,1052 DS number keep added after the slope
+RescaleSlope 0028,1053 DS number keep value per stored unit
+RescaleType 0028,1054 LO text text HU, US, ...
+LossyImageCompression 0028,2110 CS text code 01 was lossy
+BurnedInAnnotation 0028,0301 CS text code YES: text in the pixels
+RecognizableVisualFeatures 0028,0302 CS text code YES: a face
+# de-identification that was done before us
+PatientIdentityRemoved 0012,0062 CS text code YES or NO
+DeidentificationMethod 0012,0063 LO texts text words on the method
+DeidentificationMethodCodeSequence 0012,0064 SQ codes text coded method
+LongitudinalTemporalInformationModified 0028,0303 CS text code dates kept or shifted
+# vendors' own, found by private creator
+GEMS_ACQU_01_xx9C 0019,xx9C LO text text GE sequence name [GEMS_ACQU_01]
+GEMS_ACQU_01_xx9E 0019,xx9E LO text text GE internal sequence name [GEMS_ACQU_01]
+GEMS_ACQU_01_xx17 0019,xx17 SS numbers keep GE series plane; 256: 3-plane [GEMS_ACQU_01]
+GEMS_PARM_01_xx39 0043,xx39 IS numbers keep GE b-value first, mod 1e9 [GEMS_PARM_01]
+GEMS_RELA_01_xx4F 0021,xx4F SS numbers keep GE locations in acquisition [GEMS_RELA_01]
+SIEMENS_MR_HEADER_xx0A 0019,xx0A US numbers keep images in a mosaic [SIEMENS MR HEADER]
+SIEMENS_MR_HEADER_xx0C 0019,xx0C IS numbers keep b-value [SIEMENS MR HEADER]
+Philips_Imaging_DD_001_xx03 2001,xx03 FL numbers keep b-value [Philips Imaging DD 001]
+Philips_Imaging_DD_001_xx20 2001,xx20 LO text text scan technique [Philips Imaging DD 001]
+Image_Private_Header_xx09 0065,xx09 FD numbers keep UIH b-value [Image Private Header]
+Image_Private_Header_xx50 0065,xx50 DS numbers keep UIH tiles in a grid [Image Private Header]
+"""
+"""keyword, tag, VR, kind, phi, meaning, and [private creator]; the order is that of the columns."""
+
+
+def _read_attributes(lines: str) -> tuple[Attribute, ...]:
+    found = []
+    for line in lines.strip().splitlines():
+        if line.startswith("#"):
+            continue
+        keyword, tag, vr, kind, phi, rest = line.split(" ", 5)
+        meaning, _, creator = rest.removesuffix("]").partition(" [")
+        number = int(tag.replace(",", "").replace("xx", "00"), 16)
+        found.append(Attribute(keyword, number, vr, kind, phi, meaning, creator))
+    return tuple(found)
+
+
+ATTRIBUTES = _read_attributes(_ATTRIBUTE_LINES)
 
 FUNCTIONAL_GROUPS: frozenset[int] = frozenset(
     {
@@ -242,7 +258,9 @@ FUNCTIONAL_GROUPS: frozenset[int] = frozenset(
         0x00209171,  # UnassignedPerFrameConvertedAttributesSequence
     }
 )
-"""Macros whose attributes belong to a frame (PS3.3 C.7.6.16): per frame over shared over top level."""
+"""Macros whose attributes belong to a frame (PS3.3 C.7.6.16): per frame over shared over top
+level.
+"""
 
 
 class Column(NamedTuple):
@@ -254,15 +272,27 @@ class Column(NamedTuple):
 
 
 ORIGIN: tuple[Column, ...] = (
-    Column("uri", pa.string(), "the file, sealed with the key where identities are pseudonymised; archive!/member"),
+    Column(
+        "uri",
+        pa.string(),
+        "the file, sealed with the key where identities are pseudonymised; archive!/member",
+    ),
     Column("archive_uri", pa.string(), "the archive, where uri is a member of one; else NULL"),
-    Column("harvested_at", pa.timestamp("us"), "when this row was made; with uri, the row's identity"),
+    Column(
+        "harvested_at", pa.timestamp("us"), "when this row was made; with uri, the row's identity"
+    ),
     Column("run_id", pa.string(), "which run made it"),
     Column("collection", pa.string(), "the --collection given, or what --collection-from found"),
 )
 INSTANCE_FACTS: tuple[Column, ...] = (
-    Column("object_kind", pa.string(), "image, or dicomdir, sr, seg, rtstruct, pdf, raw, ... by SOP class"),
-    Column("frame_number", pa.int32(), "1 to n in a multi-frame object; NULL in a single-frame one"),
+    Column(
+        "object_kind",
+        pa.string(),
+        "image, or dicomdir, sr, seg, rtstruct, pdf, raw, ... by SOP class",
+    ),
+    Column(
+        "frame_number", pa.int32(), "1 to n in a multi-frame object; NULL in a single-frame one"
+    ),
     Column("TransferSyntaxUID", pa.string(), "how the data set and the pixels are encoded"),
     Column("size_bytes", pa.int64(), "size of the file, or of the member"),
     Column("modified", pa.timestamp("us"), "time of last change, UTC"),
@@ -273,19 +303,34 @@ INSTANCE_FACTS: tuple[Column, ...] = (
     Column(
         "flags",
         pa.list_(pa.string()),
-        "oddities met: no_preamble, no_file_meta, truncated, charset_trouble, frame_count_mismatch, read_by_pydicom",
+        "oddities met: no_preamble, no_file_meta, truncated, charset_trouble,"
+        " frame_count_mismatch, read_by_pydicom",
     ),
     Column("empty_keywords", pa.list_(pa.string()), "attributes that are there but empty"),
-    Column("unparseable_keywords", pa.list_(pa.string()), "attributes whose value could not be read"),
-    Column("multivalued_keywords", pa.list_(pa.string()), "attributes with several unequal values where one is due"),
+    Column(
+        "unparseable_keywords", pa.list_(pa.string()), "attributes whose value could not be read"
+    ),
+    Column(
+        "multivalued_keywords",
+        pa.list_(pa.string()),
+        "attributes with several unequal values where one is due",
+    ),
 )
 HEADER_FACTS: tuple[Column, ...] = (
     Column("StudyInstanceUID", pa.string(), "study"),
     Column("SeriesInstanceUID", pa.string(), "series"),
     Column("SOPInstanceUID", pa.string(), "instance whose header this is"),
     Column("Modality", pa.string(), "modality"),
-    Column("header", pa.string(), "the whole header in the DICOM JSON model (PS3.18 F), bulk values left out"),
-    Column("omitted_keywords", pa.list_(pa.string()), "elements left out for their size or for identity, as tags"),
+    Column(
+        "header",
+        pa.string(),
+        "the whole header in the DICOM JSON model (PS3.18 F), bulk values left out",
+    ),
+    Column(
+        "omitted_keywords",
+        pa.list_(pa.string()),
+        "elements left out for their size or for identity, as tags",
+    ),
 )
 REJECT_FACTS: tuple[Column, ...] = (
     Column("size_bytes", pa.int64(), "size of the file, or of the member"),
@@ -304,12 +349,44 @@ FILE_FACTS: tuple[Column, ...] = (
     Column("n_rejects", pa.int64(), "of these, objects that gave a reject row"),
     Column("is_final", pa.bool_(), "false: read it again next time, for its trouble may pass"),
     Column("patient", pa.string(), "hash of the patient, to count patients per withheld word"),
-    Column("withheld", pa.list_(pa.string()), "words that the cleaning of free text took out, sealed"),
+    Column(
+        "withheld", pa.list_(pa.string()), "words that the cleaning of free text took out, sealed"
+    ),
 )
 REMOVAL_FACTS: tuple[Column, ...] = (
-    Column("removed_harvested_at", pa.timestamp("us"), "harvested_at of the rows that no longer count"),
-    Column("reason", pa.string(), "changed: a newer row stands; vanished: --prune did not find the file"),
+    Column(
+        "removed_harvested_at", pa.timestamp("us"), "harvested_at of the rows that no longer count"
+    ),
+    Column(
+        "reason",
+        pa.string(),
+        "changed: a newer row stands; vanished: --prune did not find the file",
+    ),
 )
+
+RUN_FACTS: tuple[Column, ...] = (
+    Column("run_id", pa.string(), "the run's name: its start, UTC, and six random digits"),
+    Column("status", pa.string(), "running, finished, or broken off; a killed run stays running"),
+    Column("started_at", pa.timestamp("us"), "UTC"),
+    Column("updated_at", pa.timestamp("us"), "when it last committed, UTC"),
+    Column("sources", pa.list_(pa.string()), "what was crawled; sealed like uri"),
+    Column("collection", pa.string(), "--collection or --collection-from"),
+    Column("phi", pa.string(), "pseudonymise or keep"),
+    Column("files_listed", pa.int64(), "files or objects of the store that were listed"),
+    Column("archives", pa.int64(), "of these, archives"),
+    Column("objects_seen", pa.int64(), "files that are no archives, and archive members"),
+    Column("instances", pa.int64(), "of these, objects that gave instance rows"),
+    Column("rejects", pa.int64(), "of these, objects that gave a reject row"),
+    Column(
+        "known", pa.int64(), "of these, objects known already; the three add up to objects_seen"
+    ),
+    Column("rows", pa.int64(), "rows of instances: one per frame"),
+    Column("superseded", pa.int64(), "files whose older rows no longer count"),
+    Column("vanished", pa.int64(), "files that --prune did not find"),
+    Column("bytes_listed", pa.int64(), "size of the listed files"),
+    Column("version", pa.string(), "radnet_lake's version"),
+)
+RUN_SCHEMA = pa.schema([(c.name, c.type) for c in RUN_FACTS])
 
 REJECT_REASONS: dict[str, str] = {
     "empty_file": "zero bytes",
@@ -324,7 +401,7 @@ REJECT_REASONS: dict[str, str] = {
     "link_cycle": "a link back to a folder above it; not followed",
     "archive_damaged": "the archive breaks off or its checksums are wrong",
     "archive_encrypted": "the member wants a password",
-    "archive_unsupported": "an archive format or compression method that is not read (7z, rar, ...)",
+    "archive_unsupported": "an archive format or compression that is not read (7z, ...)",
     "archive_unsafe_path": "a member name that leads out of the archive",
     "archive_too_deep": "archives in archives past the bound",
     "archive_too_large": "more members, or more bytes, than the bound",
@@ -351,3 +428,70 @@ TABLES: dict[str, pa.Schema] = {
     "files": _schema(ORIGIN, FILE_FACTS),
     "removals": _schema(ORIGIN, REMOVAL_FACTS),
 }
+
+
+def _meanings(*parts: tuple[Column, ...] | tuple[Attribute, ...]) -> dict[str, str]:
+    found = {}
+    for part in parts:
+        for c in part:
+            if isinstance(c, Attribute):
+                group, element = f"{c.tag >> 16:04X}", f"{c.tag & 0xFFFF:04X}"
+                tag = f"{group},xx{element[2:]} {c.creator}" if c.creator else f"{group},{element}"
+                found[c.keyword] = f"{c.meaning} ({tag})"
+            else:
+                found[c.name] = c.meaning
+    return found
+
+
+MEANINGS: dict[str, dict[str, str]] = {
+    "instances": _meanings(ORIGIN, INSTANCE_FACTS, ATTRIBUTES),
+    "series_headers": _meanings(ORIGIN, HEADER_FACTS),
+    "rejects": _meanings(ORIGIN, REJECT_FACTS),
+    "files": _meanings(ORIGIN, FILE_FACTS),
+    "runs": _meanings(RUN_FACTS),
+}
+"""What each column of each view says; DuckDB shows it as the column's comment."""
+
+_GRAINS = {
+    "instances": "One row per frame of a multi-frame image, single-frame instance or other object.",
+    "series_headers": "One row per series, per file where SeriesInstanceUID is empty: the whole header.",
+    "rejects": "One row per file or archive member that gave no instance.",
+    "files": "One row per listed file: what a later run need not read again.",
+    "runs": "One row per run.",
+}
+
+
+def describe() -> str:
+    """The schema page, sql/SCHEMA.md, as Markdown."""
+    lines = [
+        "# The lake's schema",
+        "",
+        f"Version {SCHEMA_VERSION}. Printed by `python -m radnet_lake.schema`; edit schema.py.",
+        "",
+        "Header columns carry the DICOM keyword. NULL is absent; of text, '' is present but empty;",
+        "`empty_keywords`, `unparseable_keywords` and `multivalued_keywords` name the attributes",
+        "that are NULL for that reason. `pseudonymise` says what becomes of a column under",
+        "`--phi pseudonymise`; under `--phi keep` all are as in the file.",
+    ]
+    for view, meanings in MEANINGS.items():
+        types = RUN_SCHEMA if view == "runs" else TABLES[view]
+        phi = {a.keyword: a.phi for a in ATTRIBUTES} if view == "instances" else {}
+        lines += [
+            "",
+            f"## {view}",
+            "",
+            _GRAINS[view],
+            "",
+            "| column | type | pseudonymise | meaning |",
+        ]
+        lines += ["|---|---|---|---|"]
+        for name, meaning in meanings.items():
+            kind = str(types.field(name).type).replace("element: ", "")
+            lines.append(f"| {name} | {kind} | {phi.get(name, '')} | {meaning} |")
+    lines += ["", "## Reject reasons", "", "| reason | meaning |", "|---|---|"]
+    lines += [f"| {reason} | {meaning} |" for reason, meaning in REJECT_REASONS.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(describe(), end="")

@@ -1,4 +1,4 @@
-"""How a person watches a harvest: a progress bar on a terminal, plain lines in a job log, a summary."""
+"""How a person watches a harvest: a progress bar on a terminal, lines in a job log, a summary."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ LINE_EVERY_S = 10.0
 
 
 class HarvestWatch:
-    """Called with the sums after each chunk; shows files, files/s, rejects and, where known, the ETA."""
+    """Called with the sums after each chunk; shows files, files/s, rejects, and the ETA."""
 
     def __init__(self) -> None:
         self.started = time.monotonic()

@@ -1,4 +1,6 @@
-"""What a user of `radnet-lake harvest` relies on, with real DICOM, a real S3 server and a real Ray."""
+"""What a user of `radnet-lake harvest` relies on, with real DICOM, a real S3 server and a real
+Ray.
+"""
 
 import gzip
 import os
@@ -269,7 +271,9 @@ def test_two_harvests_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    rows = ask(tmp_path / "lake", "select collection, count(*) from instances group by 1 order by 1")
+    rows = ask(
+        tmp_path / "lake", "select collection, count(*) from instances group by all order by all"
+    )
     assert rows == [("a", 60), ("b", 60)]
     assert ask(tmp_path / "lake", "select bool_and(adds_up) from runs") == [(True,)]
 

@@ -1,8 +1,8 @@
 -- grain: one row per frame of a multi-frame image, or per single-frame instance or other object
 -- meaning: what the headers of the files that stand now say
--- source: lake.instances without the rows that a changed or vanished file left
+-- source: stored.instances without the rows that a changed or vanished file left
 create view instances as
 select i.*
-from lake.instances as i
-anti join lake.removals as r
+from stored.instances as i
+anti join stored.removals as r
     on coalesce(i.archive_uri, i.uri) = r.uri and i.harvested_at = r.removed_harvested_at;

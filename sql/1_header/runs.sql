@@ -5,5 +5,6 @@ create view runs as
 select
     r.*,
     r.objects_seen = r.instances + r.rejects + r.known as adds_up
-from lake.runs as r
+from stored.runs as r
 order by r.started_at;
+comment on column runs.adds_up is 'objects_seen = instances + rejects + known';

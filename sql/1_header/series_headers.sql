@@ -1,6 +1,6 @@
 -- grain: one row per series; where a file has no SeriesInstanceUID, one row per file
 -- meaning: a whole header in the DICOM JSON model: header->'$.00081030.Value[0]' is StudyDescription
--- source: lake.series_headers; the first instance of the series by its URI
+-- source: stored.series_headers; the first instance of the series by its URI
 create view series_headers as
 with live as (
     select
@@ -8,8 +8,8 @@ with live as (
         h.harvested_at,
         h.StudyInstanceUID,
         h.SeriesInstanceUID
-    from lake.series_headers as h
-    anti join lake.removals as r
+    from stored.series_headers as h
+    anti join stored.removals as r
         on
             coalesce(h.archive_uri, h.uri) = r.uri
             and h.harvested_at = r.removed_harvested_at
@@ -32,6 +32,6 @@ chosen as (
 )
 
 select h.* replace (h.header::json as header)
-from lake.series_headers as h
+from stored.series_headers as h
 semi join chosen as c
     on h.uri = c.uri and h.harvested_at = c.harvested_at;

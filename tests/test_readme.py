@@ -1,0 +1,87 @@
+"""The README is true: its commands run, its tree is the disk's, every command is in it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from radnet_lake import schema
+from radnet_lake.cli import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BIN = Path(sys.executable).parent
+
+
+def read_block(heading: str, language: str) -> str:
+    section = README.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    return section.split(f"```{language}\n", 1)[1].split("```", 1)[0]
+
+
+def run_line(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", "-c", line], cwd=folder, env=environment, capture_output=True, text=True
+    )
+
+
+def test_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
+    lines = read_block("Harvest and ask", "sh").strip().splitlines()
+    assert len(lines) == 7
+    for line in lines:
+        done = run_line(line, tmp_path)
+        assert done.returncode == 0, (line, done.stderr)
+        assert done.stderr == "" or line.startswith("radnet-lake harvest"), (line, done.stderr)
+    assert (tmp_path / "headers.csv").read_text().startswith("SeriesInstanceUID,StudyDescription\n")
+    code = read_block("Harvest and ask", "python").replace(".df()", ".fetchall()")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_tree_of_the_readme_is_the_disk() -> None:
+    told = set()
+    folder = ""
+    for line in read_block("The tree", "").strip().splitlines():
+        name = line.split()[0]
+        if line.startswith("  "):
+            told.add(folder + name)
+        elif name.endswith("/"):
+            folder = name
+        else:
+            told.add(name)
+    files = subprocess.run(
+        ["git", "ls-files", "radnet_lake", "sql", "jobs", "deploy", "benchmarks"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {t for t in told if "/" in t and not t.startswith("tests/")} == set(files)
+    for name in told:
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented_and_its_help_ends_with_an_example(name: str) -> None:
+    assert f"`radnet-lake {name}`" in README
+    done = subprocess.run(
+        [str(BIN / "radnet-lake"), name, "--help"], capture_output=True, text=True, check=True
+    )
+    last = done.stdout.strip().splitlines()[-1].strip()
+    assert last == COMMANDS[name].example
+    assert last.startswith(f"radnet-lake {name}")
+
+
+def test_schema_page_is_what_the_schema_says() -> None:
+    assert (ROOT / "sql/SCHEMA.md").read_text(encoding="utf-8") == schema.describe()
+
+
+def test_every_reject_reason_is_a_snake_case_word_with_a_meaning() -> None:
+    for reason, meaning in schema.REJECT_REASONS.items():
+        assert re.fullmatch(r"[a-z_]+", reason)
+        assert meaning
