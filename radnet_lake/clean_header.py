@@ -33,21 +33,25 @@ _GROUP_0040_RANGES = (
 _DENIED = frozenset(
     int(tag, 16)
     for tags in {
-        "physicians, operators": "00080096 0008009D 00081049 00081052 00081062 00081072",
-        "places": "00080082 00081041 00080201",
+        "physicians, operators": "00080090 00080092 00080094 00080096 0008009C 0008009D 00081048"
+        " 00081049 00081050 00081052 00081060 00081062 00081070 00081072",
+        "places": "00080081 00080082 00081040 00081041 00080201",
         "patient and diagnosis": "00081080 00081084 00081110 00081111 00081120",
         "orders": "00080051 00081195 00200010",
         "stations and devices by number": "00080054 00080055 00081000 00181002 00181003 00181004"
         " 00181005 00181006 00181007 00181008 00181009 0018100A 0018100B 00181010 00181011 00185011"
         " 0018700A 00189367 00189371 00189373 00203401 00203404",
-        "comments": "00081040 00081088 00082111 00184000 00203406 00204000 00209158 00284000"
+        "comments": "00081088 00082111 00184000 00189424 00203406 00204000 00209158 00284000"
         " 0018A001 0018A003",
         "labels": "00200027 00189937",
     }.values()
     for tag in tags.split()
 )
-"""What PS3.15 Table E.1-1 removes and no gate stops. Dates of a device or of a coding scheme
-are the same for all patients and would tell the shift: only those that schema.py lists stay."""
+"""What PS3.15 Table E.1-1 removes and no gate stops for sure, whatever VR the file gives it.
+
+Dates of a device or a coding scheme are the same for all patients and would tell the shift: of dates
+only those that schema.py lists stay.
+"""
 _BY_VR = {
     **dict.fromkeys(("DS", "IS", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"), "number"),
     **dict.fromkeys(("LO", "SH", "UC", "CS"), "text"),

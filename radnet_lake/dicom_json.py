@@ -13,7 +13,7 @@ from pydicom.filereader import read_dataset
 
 from radnet_lake import scan
 from radnet_lake.header import CHARSET, Header
-from radnet_lake.scan import UNDEFINED, NeedMore, Odd
+from radnet_lake.scan import BULK_VRS, UNDEFINED, NeedMore, Odd
 from radnet_lake.values import BINARY_FORMATS, decode_text, quiet_pydicom, read_encodings
 
 MAX_VALUE_BYTES = 64 << 10
@@ -23,7 +23,6 @@ MAX_SEQUENCE_BYTES = 8 << 20
 
 _PIXEL_GROUP = 0x7FE0
 _ONE_TEXT = frozenset({b"LT", b"ST", b"UT", b"UR"})
-_BULK = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"UN"})
 _AMBIGUOUS = {"US or SS": b"US", "OB or OW": b"OW", "US or OW": b"US", "US or SS or OW": b"US"}
 
 JsonHeader = dict[str, dict[str, Any]]
@@ -90,20 +89,21 @@ def _read_level(
                 omitted[start:] = [tag]
             continue
         position = begin + length
-        if position > len(data):
-            raise NeedMore(position)
         if element == 0:
             continue  # group lengths say nothing
+        found[tag] = {"vr": vr.decode("ascii")}
+        if vr in BULK_VRS or length >= MAX_VALUE_BYTES:
+            if length:
+                omitted.append(tag)
+            continue
+        if position > len(data):
+            raise NeedMore(position)
         raw = data[begin:position]
         if group & 1 and 0x10 <= element <= 0xFF:
             creators[group, element] = raw.strip(b" \0").decode("latin-1")
         if key == CHARSET and depth and raw.strip(b" \0"):
             encodings, _ = read_encodings(raw)
-        found[tag] = {"vr": vr.decode("ascii")}
-        if vr in _BULK or length > MAX_VALUE_BYTES:
-            if length:
-                omitted.append(tag)
-        elif parts := _read_values(raw, vr, encodings):
+        if parts := _read_values(raw, vr, encodings):
             found[tag]["Value"] = parts
     if position != finish:
         raise Odd("element longer than its item")

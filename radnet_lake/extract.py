@@ -217,10 +217,23 @@ class _Chunk:
     def read_member(
         self, uri: str, facts: Row, read_next: Callable[[int], bytes], file: Row
     ) -> None:
-        """A member's bytes come in order, never twice."""
+        """A member's bytes come in order, never twice; what is stepped over is read as well."""
+        done = 0
+
+        def read(offset: int, length: int) -> bytes:
+            nonlocal done
+            while done < offset:
+                passed = read_next(min(offset - done, 1 << 20))
+                if not passed:
+                    return b""
+                done += len(passed)
+            data = read_next(length)
+            done += len(data)
+            return data
+
         try:
-            head = read_next(FIRST_READ_LOCAL)
-            self.read_object(uri, facts, lambda _, length: read_next(length), head, file)
+            head = read(0, FIRST_READ_LOCAL)
+            self.read_object(uri, facts, read, head, file)
         except ArchiveTrouble as trouble:
             self.reject(self.seal(uri), facts, trouble.reason, trouble.detail)
 

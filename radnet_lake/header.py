@@ -21,6 +21,8 @@ MAX_HEADER_BYTES = 64 << 20
 """Longest header that is read: 10,000 frames of enhanced MR take about 20 MB."""
 MAX_FRAMES = 40_000
 """Most frames of one object: as many as a header of MAX_HEADER_BYTES can really describe."""
+SKIP_BYTES = 64 << 10
+"""A value that reaches this far past what was read is stepped over, if nobody looks at it."""
 READ_STEP = 4096
 """Reads end at whole disk pages, and go at most a page, or half of what was read before, past what
 is known to be header."""
@@ -113,8 +115,10 @@ class _Source(io.RawIOBase):
 
     name = END_OF_FILE
 
-    def __init__(self, read: Read, size: int | None, first: bytes) -> None:
+    def __init__(self, read: Read, size: int | None, first: bytes, can_skip: bool = True) -> None:
         self._read, self._size, self.data = read, size, first
+        self._can_skip, self.is_cut = can_skip, False
+        self._n_read = len(first)
         self._position, self.ended = 0, False
         self.is_short, self._searched = False, False
         self.trouble: Exception | None = None
@@ -132,7 +136,7 @@ class _Source(io.RawIOBase):
         if offset > MAX_HEADER_BYTES:
             self.trouble = _Unreadable("header_too_long", f"over {MAX_HEADER_BYTES} bytes")
             raise self.trouble
-        goal = max(offset, length + length // 2)
+        goal = max(offset, length + self._n_read // 2)
         goal = min((goal + READ_STEP - 1) // READ_STEP * READ_STEP, MAX_HEADER_BYTES)
         try:
             further = b"" if self.ended else self._read(length, goal - length)
@@ -140,8 +144,29 @@ class _Source(io.RawIOBase):
             self.trouble = trouble
             raise
         self.data += further
+        self._n_read += len(further)
         self.ended = len(further) < goal - length
         return offset <= len(self.data)
+
+    def skip(self, offset: int) -> bool:
+        """Go on behind a long value that nobody looks at; False where it ends the header.
+
+        Zeros stand in its place: they cost no reading, and offsets stay those of the file.
+        """
+        if offset - len(self.data) < SKIP_BYTES or not self._can_skip:
+            self.need(offset)
+            return True
+        if self._size is not None and offset >= self._size:
+            if offset > self._size:
+                self.need(offset)
+            return False
+        if offset > MAX_HEADER_BYTES and self._size is not None:
+            self.is_cut = True
+            return False
+        if offset > MAX_HEADER_BYTES:
+            self.need(offset)
+        self.data += bytes(offset - len(self.data))
+        return True
 
     def need(self, offset: int) -> None:
         """As `reach`, but the end of the file is an error."""
@@ -296,7 +321,7 @@ def _open_deflated(source: _Source, start: int) -> _Source:
             pending = inflater.unconsumed_tail
         return bytes(plain)
 
-    return _Source(inflate, None, b"")
+    return _Source(inflate, None, b"", can_skip=False)
 
 
 def _scan(source: _Source, header: Header) -> None:
@@ -309,7 +334,12 @@ def _scan(source: _Source, header: Header) -> None:
             if found.is_complete or not source.reach(needed):
                 break
         except NeedMore as more:
-            source.need(more.offset)
+            if not more.is_blind:
+                source.need(more.offset)
+            elif not source.skip(more.offset):
+                # An encapsulated document, or raw data: nothing that a header holds comes after.
+                header.flags += ["cut_at_long_value"] if source.is_cut else []
+                break
     header.data, header.header_bytes = source.data, found.end
 
 

@@ -22,6 +22,9 @@ LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """VRs with a 32-bit length in explicit VR (PS3.5 7.1.2)."""
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
+BULK_VRS = frozenset(b"OB OD OF OL OV OW UN".split())
+"""Binary values, which no column and no JSON header holds."""
+
 UNDEFINED = 0xFFFFFFFF
 MAX_DEPTH = 16
 """Sequences in sequences; real headers stay below 8."""
@@ -36,11 +39,14 @@ _length32 = struct.Struct("<I").unpack_from
 
 
 class NeedMore(Exception):
-    """The buffer ends too early; `offset` is how far it must reach at least."""
+    """The buffer ends too early; `offset` is how far it must reach at least.
 
-    def __init__(self, offset: int) -> None:
+    is_blind: what lies before the offset will not be looked at.
+    """
+
+    def __init__(self, offset: int, is_blind: bool = False) -> None:
         super().__init__(offset)
-        self.offset = offset
+        self.offset, self.is_blind = offset, is_blind
 
 
 class Odd(Exception):
@@ -126,7 +132,7 @@ def scan_top(
                         _keep_private(found, group, element, vr, data[begin:finish])
                 position = finish
         if position > end_of_data:
-            raise NeedMore(position)
+            raise NeedMore(position, vr in BULK_VRS)
     finally:
         found.end = position
 

@@ -304,7 +304,7 @@ INSTANCE_FACTS: tuple[Column, ...] = (
         "flags",
         pa.list_(pa.string()),
         "oddities met: no_preamble, no_file_meta, truncated, charset_trouble,"
-        " frame_count_mismatch, read_by_pydicom",
+        " frame_count_mismatch, read_by_pydicom, cut_at_long_value",
     ),
     Column("empty_keywords", pa.list_(pa.string()), "attributes that are there but empty"),
     Column(

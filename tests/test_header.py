@@ -23,6 +23,7 @@ from pydicom import uid as uids
 from pydicom.dataset import Dataset
 
 from radnet_lake import header as headers
+from radnet_lake import scan
 from radnet_lake.dicom_json import make_json
 from radnet_lake.header import Header, Reject, read_header
 from radnet_lake.rows import frame_rows, read_identifiers
@@ -307,11 +308,13 @@ class CountingReader:
     """Bytes of a file, and how far they were asked for."""
 
     def __init__(self, data: Data) -> None:
-        self.data, self.reach, self.calls = data, 0, 0
+        self.data, self.reach, self.calls, self.bytes_read = data, 0, 0, 0
 
     def __call__(self, offset: int, length: int) -> bytes:
         self.reach, self.calls = max(self.reach, offset + length), self.calls + 1
-        return self.data[offset : offset + length]
+        part = self.data[offset : offset + length]
+        self.bytes_read += len(part)
+        return part
 
 
 @pytest.mark.parametrize(
@@ -458,3 +461,26 @@ def test_identifiers_are_found_for_the_cleaning_of_text() -> None:
 def test_objects_are_told_apart_by_their_sop_class(sop_class: str, kind: str) -> None:
     row = read_row(write(make_dataset(SOPClassUID=sop_class), pixels=None))
     assert row["object_kind"] == kind
+
+
+def test_long_binary_values_are_stepped_over_not_read() -> None:
+    blob = element(0x00291010, b"OB", bytes(1 << 20))
+    data = file_of(blob, element(0x00300010, b"LO", b"behind"), PIXELS, end=bytes(1 << 20))
+    reader = CountingReader(data)
+    header = read_header(reader, len(data), data[:FIRST])
+    assert isinstance(header, Header)
+    assert header.header_bytes == len(data) - len(PIXELS) - (1 << 20)
+    assert reader.bytes_read < 64 << 10
+    found, omitted = make_json(header)
+    assert found["00300010"]["Value"] == ["behind"]
+    assert omitted == ["00291010"]
+
+
+def test_an_encapsulated_document_of_any_size_is_a_row() -> None:
+    for length, flags in ((20 << 20, []), (scan.UNDEFINED - 15, ["cut_at_long_value"])):
+        data = file_of(element(0x00420011, b"OB", b"", length))
+        size = len(data) + length + (8 if flags else 0)
+        header = read_header(lambda at, n: b"", size, data)
+        assert isinstance(header, Header)
+        assert header.flags == flags
+        assert make_json(header)[1] == ["00420011"]
