@@ -49,8 +49,8 @@ _DENIED = frozenset(
 )
 """What PS3.15 Table E.1-1 removes and no gate stops for sure, whatever VR the file gives it.
 
-Dates of a device or a coding scheme are the same for all patients and would tell the shift: of dates
-only those that schema.py lists stay.
+Dates of a device or a coding scheme are the same for all patients and would tell the shift: only
+those that schema.py lists stay.
 """
 _BY_VR = {
     **dict.fromkeys(("DS", "IS", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"), "number"),

@@ -84,6 +84,8 @@ _SPLITS = (
 """A run of letters and digits is read as T|2, then as Ax|FLAIR, then as HEAD|to|FEET."""
 _MAX_SHORT = 6
 """Digits and single letters in one run: T1W3D and b1000 pass, A12B3456 may be somebody's number."""
+_MAX_TEXT = 1024
+"""Characters; DICOM allows 64 in short text. Longer ones are withheld unread, for time's sake."""
 _MIN_NUMBER = 10_000
 """Shorter numbers are everywhere in a header; longer ones can be an identifier or a date."""
 _SIZE = re.compile(r"[0-9]{1,4}(?:[Xx][0-9]{1,4}){1,2}(?:[CcMm][Mm])?")
@@ -179,6 +181,8 @@ def clean_text(text: str, vocabulary: frozenset[str], names: Names) -> Cleaned:
     def cut_words(match: re.Match[str]) -> str:
         return _clean_run(match[0], vocabulary, names.words, found)
 
+    if len(text) > _MAX_TEXT:
+        return Cleaned(WITHHELD, set(), set())
     given = text
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)

@@ -134,6 +134,11 @@ def test_a_patient_named_like_a_body_part_is_withheld(deidentifier: Deidentifier
     }
 
 
+def test_text_too_long_for_its_element_is_withheld(deidentifier: Deidentifier) -> None:
+    assert clean(deidentifier, "HEAD " * 200).startswith("HEAD HEAD")
+    assert clean(deidentifier, "HEAD " * 300) == "<x>"
+
+
 def test_words_of_many_patients_are_let_through_but_names_never(
     deidentifier: Deidentifier,
 ) -> None:
