@@ -24,19 +24,6 @@ from radnet_lake.shape import (
     mirror_shape,
 )  # fmt: skip
 
-BOXES: dict[str, tuple[Point, Point]] = {
-    "brain": ((-67, -81, 750), (67, 94, 887)),
-    "upper_head_neck": ((-60, -98, 682), (60, 60, 798)),
-    "lower_head_neck": ((-60, -50, 578), (60, 80, 682)),
-    "lung": ((-145, -82, 300), (145, 92, 583)),
-    "breast": ((-150, -182, 376), (150, -95, 504)),
-    "liver": ((-148, -90, 240), (82, 72, 412)),
-    "kidney": ((-95, 12, 196), (95, 82, 330)),
-    "intestine": ((-126, -75, -15), (126, 80, 388)),
-    "pelvis": ((-140, -70, -30), (140, 105, 188)),
-}
-"""Where each coverage label's target lies in nominal coordinates, mm, lowest and highest corner."""
-
 VARIATION: dict[str, tuple[float, float]] = {
     "brain": (0.97, 1.01), "ventricle": (0.8, 1.5), "thyroid": (0.9, 1.6), "lung": (0.96, 1.03),
     "heart": (0.92, 1.1), "liver": (0.93, 1.04), "lobe": (0.85, 1.1), "spleen": (0.85, 1.2),

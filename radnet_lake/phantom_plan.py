@@ -12,16 +12,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from radnet_lake import protocol, tissue
 from radnet_lake.anatomy import build_patient
 from radnet_lake.errors import SettingError
-from radnet_lake.protocol import (
-    AGENTS, CT_PHASES, EXCLUDED, EXCLUSION_ORDER, LANGUAGES, MODALITY_WORDS, REGIONS, STUDIES,
-    TIMINGS, VENDORS, VIEWS, Vendor, draw_scan,
-)  # fmt: skip
+from radnet_lake.protocol import EXCLUDED, REGIONS, TIMINGS, VENDORS, VIEWS, Vendor, draw_scan
 from radnet_lake.shape import Grid, Patient, Vector, paint_labels, turn_axes
-from radnet_lake.tissue import (
-    CODES, LIVER_TISSUES, Array, Scan, map_diffusion, simulate_ct, simulate_mr,
-)  # fmt: skip
+from radnet_lake.tissue import Array, Scan
 
 SYNTAX_CYCLE = ("explicit", "implicit", "deflated", "explicit", "big", "implicit", "rle")
 HABITS = ("named", "named", "everywhere", "empty", "none_word", "text_only")
@@ -32,7 +28,7 @@ NAMES = (
 )  # fmt: skip
 BODY_CT = ("abdpel", "chest", "cap", "abdomen", "thab", "renal", "abdpel", "cap")
 SLICES = {"few": 12, "planes": 3, "scout": 1, "monitor": 1}
-MOST_SLICES = 80
+MOST_SLICES = 56
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class PhantomConfig:
 class Study(NamedTuple):
     """One visit to one scanner. offset: where the table put the patient, mm.
 
-    language: index into LANGUAGES. disc: "", or how it was burned with a DICOMDIR, folder or zip.
+    language: index into LANGUAGES. disc: empty, or how it was burned: folder (with DICOMDIR), zip.
     """
 
     uid: str
@@ -138,8 +134,8 @@ def _plan_study(
 ) -> Study:  # fmt: skip
     modality, region = kind
     counter = 3 * number + index
-    language = int(rng.integers(0, len(LANGUAGES)))
-    words = (MODALITY_WORDS[modality], REGIONS[region].words)
+    language = int(rng.integers(0, len(protocol.LANGUAGES)))
+    words = (protocol.MODALITY_WORDS[modality], REGIONS[region].words)
     return Study(
         uid=make_uid(config.seed, "study", number, index),
         patient_id=f"PH{config.seed:04d}{number:05d}",
@@ -151,7 +147,7 @@ def _plan_study(
         tesla=float(rng.choice([1.5, 3.0])),
         syntax=SYNTAX_CYCLE[counter % len(SYNTAX_CYCLE)],
         habit=str(rng.choice(HABITS)),
-        agent=str(rng.choice(AGENTS[modality])),
+        agent=str(rng.choice(protocol.AGENTS[modality])),
         language=language,
         day=date(2015, 1, 1) + timedelta(days=int(rng.integers(0, 3000))),
         birth=date(2015 - patient.age, 1, 1) + timedelta(days=int(rng.integers(0, 365))),
@@ -167,8 +163,9 @@ def _plan_series(
     is_ct = study.modality == "CT"
     with_agent = rng.random() < (0.65 if is_ct else 0.75)
     plans: list[Series] = []
-    for index, line in enumerate(STUDIES["CT" if is_ct else study.region].split(";")):
-        kind, view, phase, chance, odd = [*line.split(), ""][:5]
+    for index, line in enumerate(protocol.STUDIES["CT" if is_ct else study.region].split(";")):
+        words = [*line.split(), ""][:5]
+        kind, _, phase, chance, odd = words
         # Every fourth patient has a given oddity for certain, so that four show them all.
         forced = (odd or kind in EXCLUDED) and (number + index) % 4 == 0 and odd != "siblings"
         certain = forced or (is_ct and not with_agent and index == 1)
@@ -178,7 +175,7 @@ def _plan_series(
             continue
         if odd == "tilt" and study.region in ("cap", "thab", "abdpel", "renal", "whole"):
             continue
-        first = _plan_one(config, study, kind, view, phase == "post", odd, rng)
+        first = _plan_one(config, study, words, rng)
         for time in range(5 if odd == "siblings" else 1):
             text, looks = first.text.replace("{n}", str(time + 1)), first.looks
             if odd == "siblings":
@@ -198,25 +195,25 @@ def _plan_series(
 
 
 def _plan_one(
-    config: PhantomConfig, study: Study, kind: str, view: str, post: bool, odd: str,
-    rng: np.random.Generator,
-) -> Series:  # fmt: skip
+    config: PhantomConfig, study: Study, words: list[str], rng: np.random.Generator
+) -> Series:
+    kind, view, phase, _, odd = words
     views = tuple(VIEWS) if odd == "planes" else (view,)
     grids = tuple(_plan_grid(config, study, plane, odd, rng) for plane in views)
-    scan, depth = draw_scan(kind, study.tesla, rng), grids[0].shape[0]
+    scan, depth, post = draw_scan(kind, study.tesla, rng), grids[0].shape[0], phase == "post"
     looks: tuple[tuple[Scan, float], ...] = ((scan, 1.0 if post else 0.0),)
     if odd in ("dynamic", "monitor"):
         looks = tuple((scan, level) for level in (0.0, 0.5, 1.0, 0.9))
     elif odd == "two_b":
         looks = ((scan._replace(b=0), 0.0), (scan, 0.0))
     lost = (depth // 2, depth // 2 + 1) if odd == "missing" else ()
-    sequence = {"mip": "DERIVED", "scout": "LOCALIZER"}.get(odd, TIMINGS[kind].sequence)
-    text = _write_text(study, kind, view, post, float(np.linalg.norm(grids[0].steps[0])), odd)
     keep = tuple(k for k in range(depth) if k not in lost)
+    sequence = {"mip": "DERIVED", "scout": "LOCALIZER"}.get(odd, TIMINGS[kind].sequence)
     noise = float(rng.uniform(5, 16))
-    return Series(
-        study, "", 0, kind, sequence, view, post, odd, text, grids, looks, keep, noise, 0, False
+    series = Series(
+        study, "", 0, kind, sequence, view, post, odd, "", grids, looks, keep, noise, 0, False
     )
+    return series._replace(text=_write_text(series))
 
 
 def _plan_grid(
@@ -227,7 +224,7 @@ def _plan_grid(
     high = np.array([region.half_x, region.y[1], region.z[1]]) * scale
     steps = np.array(VIEWS[view])
     extent = np.abs(steps) @ (high - low)
-    most = 20 if odd in ("dynamic", "two_b", "siblings") else MOST_SLICES
+    most = 16 if odd in ("dynamic", "two_b", "siblings") else MOST_SLICES
     spacing = round(float(rng.uniform(*region.spacing)), 1)
     depth = int(np.clip(np.ceil(extent[0] / spacing), 16, most))
     spacing = max(spacing, round(float(extent[0]) / depth, 2))
@@ -256,24 +253,24 @@ def _plan_grid(
     return Grid(np.round(middle - (np.array(shape) - 1) / 2 @ steps, 3), steps, shape)
 
 
-def _write_text(study: Study, kind: str, view: str, post: bool, gap: float, odd: str) -> str:
-    vendor = study.vendor
+def _write_text(series: Series) -> str:
+    study, vendor, kind, odd = series.study, series.study.vendor, series.kind, series.odd
     fixed = {"nodesc": "", "planes": vendor.loc, "scout": vendor.scout, "monitor": "Monitoring"}
     if odd in fixed:
         return fixed[odd]
-    word = vendor.views.split("|")[list(VIEWS).index(view)]
+    word = vendor.views.split("|")[list(VIEWS).index(series.view)]
     if kind == "CT":
-        silent = study.habit == "named" and not post
-        phase = "" if silent else CT_PHASES[post].split("|")[study.language] + " "
+        silent = study.habit == "named" and not series.post
+        phase = "" if silent else protocol.CT_PHASES[series.post].split("|")[study.language] + " "
         name = REGIONS[study.region].words.split("|")[study.language]
-        reformat = "" if view == "axial" else f" MPR {word}"
-        return f"{name} {phase}{gap:.1f} {vendor.kernel}{reformat}"
+        reformat = "" if series.view == "axial" else f" MPR {word}"
+        return f"{name} {phase}{measure_spacing(series):.1f} {vendor.kernel}{reformat}"
     text = vendor.texts.split("|")[list(TIMINGS).index(kind)].replace("{v}", word)
     if odd == "dynamic":
         text = text.replace("Ph{n}/", "Multiphase ")
     telling = kind in ("T1-SE", "T1-FLAIR", "GR", "RAGE")
-    if odd != "siblings" and (post or (telling and study.habit in ("everywhere", "empty"))):
-        text += vendor.agent[post]
+    if odd != "siblings" and (series.post or (telling and study.habit in ("everywhere", "empty"))):
+        text += vendor.agent[series.post]
     return f"{text} MIP" if odd == "mip" else text
 
 
@@ -297,11 +294,11 @@ def measure_spacing(series: Series) -> float:
 
 def find_exclusion(series: Series) -> str:
     """The reason that the default order of exclusions names first; empty for a series to keep."""
-    reasons = {EXCLUDED.get(series.odd), EXCLUDED.get(series.kind)}
+    reasons = {EXCLUDED.get(series.odd) or EXCLUDED.get(series.kind)}
     # A volume is resized to 48 slices; where those lie further apart than 15 mm it is left out.
     if measure_spacing(series) * max(len(series.keep), 48) / 48 > 15:
         reasons.add("spacing")
-    return next((reason for reason in EXCLUSION_ORDER if reason in reasons), "")
+    return next((reason for reason in protocol.EXCLUSION_ORDER if reason in reasons), "")
 
 
 def list_coverage(series: Series) -> tuple[str, ...]:
@@ -322,11 +319,11 @@ def render_series(series: Series) -> tuple[Array, ...]:
         for index, (scan, agent) in enumerate(series.looks):
             rng = np.random.default_rng([series.seed, index])
             if study.modality == "CT":
-                image = simulate_ct(labels, agent, series.noise, rng)
+                image = tissue.simulate_ct(labels, agent, series.noise, rng)
             elif series.kind == "ADC":
-                image = map_diffusion(labels, rng)
+                image = tissue.map_diffusion(labels, rng)
             else:
-                image = simulate_mr(labels, scan, study.tesla, agent, rng)
+                image = tissue.simulate_mr(labels, scan, study.tesla, agent, rng)
             if series.odd == "mip":
                 image = np.stack([image[max(0, k - 3) : k + 4].max(0) for k in range(len(image))])
             images.append(image)
@@ -337,4 +334,4 @@ def render_series(series: Series) -> tuple[Array, ...]:
 def mask_liver(series: Series) -> npt.NDArray[np.bool_]:
     """True where the liver with its vessels and lesions is, (D, H, W) on the series' first grid."""
     labels = paint_labels(series.study.patient, series.grids[0])[list(series.keep)]
-    return np.isin(labels, [CODES[tissue] for tissue in LIVER_TISSUES])
+    return np.isin(labels, [tissue.CODES[name] for name in tissue.LIVER_TISSUES])

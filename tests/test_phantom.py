@@ -10,23 +10,36 @@ import numpy as np
 import pydicom
 import pytest
 
-from radnet_lake import anatomy
+from radnet_lake.anatomy import build_patient
 from radnet_lake.errors import SettingError, StoreError
 from radnet_lake.phantom import (
-    SYNTAXES,
-    VENDORS,
     PhantomConfig,
-    Series,
-    list_coverage,
     list_frames,
     mask_liver,
     phantom,
     plan_patient,
     render_series,
 )
+from radnet_lake.phantom_header import SYNTAXES
+from radnet_lake.phantom_plan import Series, list_coverage
+from radnet_lake.protocol import VENDORS
+from radnet_lake.shape import Grid, paint_labels, turn_axes
+from radnet_lake.tissue import CODES, Scan, relax_signal
 
-PATIENTS = 5
+PATIENTS = 4
 SMALL = 48
+BOXES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "brain": ((-67, -81, 750), (67, 94, 887)),
+    "upper_head_neck": ((-60, -98, 682), (60, 60, 798)),
+    "lower_head_neck": ((-60, -50, 578), (60, 80, 682)),
+    "lung": ((-145, -82, 300), (145, 92, 583)),
+    "breast": ((-150, -182, 376), (150, -95, 504)),
+    "liver": ((-148, -90, 240), (82, 72, 412)),
+    "kidney": ((-95, 12, 196), (95, 82, 330)),
+    "intestine": ((-126, -75, -15), (126, 80, 388)),
+    "pelvis": ((-140, -70, -30), (140, 105, 188)),
+}
+"""Where each coverage label's target lies in nominal coordinates, mm, lowest and highest corner."""
 
 Archive = tuple[Path, dict[str, list[tuple[str, bytes]]], dict[str, dict[str, str]]]
 
@@ -160,8 +173,8 @@ def test_covered_organs_lie_inside_the_field_of_view(plans: dict[str, Series]) -
         if series.odd or region in partial or series.sequence == "LOCALIZER":
             continue
         grid = series.grids[0]
-        for label in anatomy.BOXES.keys() & set(list_coverage(series)):
-            low, high = (np.array(c) * series.study.patient.scale for c in anatomy.BOXES[label])
+        for label in BOXES.keys() & set(list_coverage(series)):
+            low, high = (np.array(c) * series.study.patient.scale for c in BOXES[label])
             middle, half = (low + high) / 2, (high - low) / 2
             index = np.linalg.solve(grid.steps.T, middle - grid.origin)
             reach = 0.8 * np.abs(np.diag(half) @ np.linalg.inv(grid.steps)).max(0)
@@ -182,14 +195,17 @@ def test_every_kind_that_must_be_excluded_and_kept_is_there(archive: Archive) ->
 
 def test_equal_seed_gives_equal_bytes_and_other_seed_other_ones(tmp_path: Path) -> None:
     digests = []
-    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
-        phantom(PhantomConfig(str(tmp_path / name), patients=1, seed=seed, size=32))
+    for name in ("a", "b"):
+        phantom(PhantomConfig(str(tmp_path / name), patients=1, seed=3, size=32))
         digest = hashlib.sha256((tmp_path / f"{name}.truth.csv").read_bytes())
         for path in sorted(p for p in (tmp_path / name).rglob("*") if p.is_file()):
             digest.update(path.relative_to(tmp_path / name).as_posix().encode())
             digest.update(path.read_bytes())
         digests.append(digest.hexdigest())
-    assert digests[0] == digests[1] != digests[2]
+    assert digests[0] == digests[1]
+    first, other = (plan_patient(make_config(tmp_path, seed=seed), 0) for seed in (3, 4))
+    assert not {series.uid for series in first} & {series.uid for series in other}
+    assert first[0].study.patient.scale != other[0].study.patient.scale
 
 
 def test_liver_mask_lies_on_its_ct(archive: Archive, plans: dict[str, Series]) -> None:
@@ -217,43 +233,43 @@ def test_liver_mask_lies_on_its_ct(archive: Archive, plans: dict[str, Series]) -
 def test_contrast_agent_brightens_vessels_kidneys_and_tumours() -> None:
     names = ("artery", "vein", "cortex", "liver", "carcinoma", "glioma", "mucosa")
     for tesla in (1.5, 3.0):
-        for scan in (anatomy.Scan("SE", 550, 11), anatomy.Scan("GR", 4.6, 1.9, flip=12.0)):
-            plain = anatomy.relax_signal(scan, tesla, 0.0)
-            agent = anatomy.relax_signal(scan, tesla, 1.0)
+        for scan in (Scan("SE", 550, 11), Scan("GR", 4.6, 1.9, flip=12.0)):
+            plain = relax_signal(scan, tesla, 0.0)
+            agent = relax_signal(scan, tesla, 1.0)
             for name in names:
-                code = anatomy.CODES[name]
+                code = CODES[name]
                 assert agent[code] >= plain[code] * (1.0 if scan.family == "GR" else 1.15)
-            white = anatomy.CODES["white"]
+            white = CODES["white"]
             assert abs(agent[white] / plain[white] - 1) < 0.1
 
 
 def test_sequences_differ_as_radiologists_expect() -> None:
-    def signal(scan: anatomy.Scan, name: str) -> float:
-        return float(anatomy.relax_signal(scan, 1.5, 0.0)[anatomy.CODES[name]])
+    def signal(scan: Scan, name: str) -> float:
+        return float(relax_signal(scan, 1.5, 0.0)[CODES[name]])
 
-    t1, t2 = anatomy.Scan("SE", 500, 10), anatomy.Scan("SE", 4500, 100)
-    t1_flair, t2_flair = anatomy.Scan("IR", 2000, 12, 880), anatomy.Scan("IR", 9000, 120, 2450)
+    t1, t2 = Scan("SE", 500, 10), Scan("SE", 4500, 100)
+    t1_flair, t2_flair = Scan("IR", 2000, 12, 880), Scan("IR", 9000, 120, 2450)
     assert signal(t1, "white") > signal(t1, "grey") > signal(t1, "csf")
     assert signal(t2, "csf") > signal(t2, "grey") > signal(t2, "white")
     for scan in (t1_flair, t2_flair):
         assert signal(scan, "csf") < 0.15 * max(signal(scan, "white"), signal(scan, "grey"))
     assert signal(t1_flair, "white") > signal(t1_flair, "grey")
     assert signal(t2_flair, "grey") > signal(t2_flair, "white")
-    stir = anatomy.Scan("IR", 4500, 60, 175)
+    stir = Scan("IR", 4500, 60, 175)
     assert signal(stir, "fat") < 0.2 * signal(stir, "muscle")
-    diffusion = anatomy.Scan("EP", 5000, 80, b=1000)
+    diffusion = Scan("EP", 5000, 80, b=1000)
     assert signal(diffusion, "grey") > 3 * signal(diffusion, "csf")
 
 
 def test_oblique_grid_samples_the_same_patient_as_an_axial_one() -> None:
-    patient = anatomy.build_patient(np.random.default_rng(1), "M", 50)
-    axial = anatomy.Grid(np.array([-90.0, -110, 640]), np.diag([9.0, 8, 7])[::-1], (24, 28, 26))
-    labels = anatomy.paint_labels(patient, axial)
-    turned = anatomy.turn_axes((20, 30, 10))
+    patient = build_patient(np.random.default_rng(1), "M", 50)
+    axial = Grid(np.array([-90.0, -110, 640]), np.diag([9.0, 8, 7])[::-1], (24, 28, 26))
+    labels = paint_labels(patient, axial)
+    turned = turn_axes((20, 30, 10))
     for k, i, j in ((3, 4, 5), (12, 14, 13), (20, 14, 12), (10, 18, 12), (16, 10, 9)):
         point = axial.origin + np.array([k, i, j]) @ axial.steps
-        grid = anatomy.Grid(point - np.array([2, 3, 4]) @ (turned * 5), turned * 5, (5, 7, 9))
-        assert anatomy.paint_labels(patient, grid)[2, 3, 4] == labels[k, i, j]
+        grid = Grid(point - np.array([2, 3, 4]) @ (turned * 5), turned * 5, (5, 7, 9))
+        assert paint_labels(patient, grid)[2, 3, 4] == labels[k, i, j]
     assert len(np.unique(labels)) > 10
 
 
