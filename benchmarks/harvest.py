@@ -27,6 +27,7 @@ import pydicom
 import pydicom.data
 
 from radnet_lake import schema
+from radnet_lake.cluster import start_ray
 from radnet_lake.extract import Job, extract_chunk, to_table
 from radnet_lake.harvest import HarvestConfig, harvest
 from radnet_lake.header import Header, read_header
@@ -37,7 +38,7 @@ from radnet_lake.store import Entry, list_unit, list_units, read_heads, read_ran
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 PER_SERIES = 100
-CHUNK_FILES = 4000
+CHUNK_FILES = 5000
 STANDARD = [a for a in schema.ATTRIBUTES if not a.creator]
 
 
@@ -165,7 +166,7 @@ def time_ray(source: str, lake: str, workers: int, warm_up: str) -> dict[str, fl
     """harvest() on a local Ray that is up already; first run, then over the unchanged archive."""
     import ray
 
-    ray.init(address="local", num_cpus=workers, include_dashboard=False, log_to_driver=False)
+    start_ray(workers)
     harvest(HarvestConfig((warm_up,), f"{lake}-warm", phi="keep"))
     first = harvest(HarvestConfig((source,), lake, phi="keep"))
     again = harvest(HarvestConfig((source,), lake, phi="keep"))

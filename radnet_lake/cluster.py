@@ -10,10 +10,14 @@ from ray.data import DataContext
 from radnet_lake.errors import SettingError
 
 
-def start_ray() -> None:
+WORKERS_PER_CPU = 3
+"""Idle worker processes that a local Ray keeps; a new one takes a second to start."""
+
+
+def start_ray(cpus: int | None = None) -> None:
     """Use the cluster that RAY_ADDRESS names, as in a submitted job, or start a local one.
 
-    Raises SettingError where RAY_ADDRESS names a cluster that does not answer.
+    cpus: of a local one; default all. Raises SettingError where RAY_ADDRESS names a cluster that does not answer.
     """
     # Ray Data prints whole tracebacks of errors that it raises again anyway.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -27,7 +31,14 @@ def start_ray() -> None:
         if address:
             ray.init(address=address, **quiet)
         else:
-            ray.init(address="local", include_dashboard=False, **quiet)
+            count = cpus or os.cpu_count() or 1
+            ray.init(
+                address="local",
+                num_cpus=count,
+                include_dashboard=False,
+                _system_config={"num_workers_soft_limit": WORKERS_PER_CPU * count + 1},
+                **quiet,
+            )
     except ConnectionError as error:
         remedy = "start the cluster, or unset RAY_ADDRESS to use this machine alone"
         raise SettingError(f"no Ray cluster answers: {error}", "RAY_ADDRESS", remedy) from None

@@ -32,9 +32,14 @@ from radnet_lake.lake import Lake, Part, connect, create_lake, decode_part, loca
 from radnet_lake.ledger import Ledger, write_vanished
 from radnet_lake.store import Entry, Unit, absolute_uri, list_unit, list_units
 
-LIST_CPUS, READ_CPUS = 0.02, 0.9
-"""Logical CPUs: a lister that waits must not hold back readers; unequal, they are not fused."""
-LISTERS_PER_CPU = 2
+LIST_CPUS, READ_CPUS = 0.02, 0.45
+"""Logical CPUs. Two readers a CPU: one waits for the store, or for Ray between two tasks, while the
+other works. A lister that waits must not hold back readers; unequal, the two are not fused.
+"""
+CPUS_PER_LISTER = 4
+"""One lister finds names faster than eight readers read them."""
+FIRST_CHUNK = 500
+"""Files of the first task; each next has twice as many, so that all readers start soon."""
 SUMS = (
     "files_listed", "archives", "objects_seen", "instances", "rejects", "known",
     "rows", "superseded", "vanished", "bytes_listed",
@@ -60,8 +65,8 @@ class HarvestConfig:
     """pseudonymise: keyed hashes, shifted dates, cleaned text; keep: store headers as they are"""
     prune: bool = False
     """mark rows whose file is no longer in SOURCE"""
-    chunk_files: int = 4000
-    """files per task; about a second of work on local disk"""
+    chunk_files: int = 5000
+    """most files per task; this many take about a second on local disk"""
     commit_seconds: float = 15.0
     """time between commits: what a killed run loses at most"""
 
@@ -76,7 +81,7 @@ class HarvestConfig:
             remedy = "give one of the two"
             raise SettingError("excludes --collection-from", "--collection", remedy)
         if self.chunk_files < 1:
-            raise SettingError("must be at least 1", "--chunk-files", "the default is 4000")
+            raise SettingError("must be at least 1", "--chunk-files", "the default is 5000")
         try:
             groups = re.compile(self.collection_from).groups
         except re.error as error:
@@ -268,12 +273,13 @@ class _Listing(Datasource):  # type: ignore[misc]
 
 def _list_chunks(units: list[Unit], chunk_files: int) -> Iterator[pa.Table]:
     chunk: list[Entry] = []
+    size = min(FIRST_CHUNK, chunk_files)
     for unit in units:
         for entry in list_unit(unit):
             chunk.append(entry)
-            if len(chunk) >= chunk_files:
+            if len(chunk) >= size:
                 yield _encode_chunk(chunk)
-                chunk = []
+                chunk, size = [], min(2 * size, chunk_files)
     if chunk:
         yield _encode_chunk(chunk)
 
@@ -298,7 +304,7 @@ def _extract_batch(batch: pa.Table, job: Job) -> pa.Table:
 def _results(units: list[Unit], job: Job, chunk_files: int) -> Iterator[Result]:
     """Run the pipeline; results come as chunks finish, in any order."""
     cpus = int(ray.cluster_resources().get("CPU", 1))
-    tasks = max(1, min(len(units), LISTERS_PER_CPU * cpus, int((cpus * 0.1) / LIST_CPUS) or 1))
+    tasks = min(len(units), -(-cpus // CPUS_PER_LISTER))
     context = DataContext.get_current()
     before = context.target_max_block_size
     # A chunk is a row and must stay a block of its own: blocks are what tasks are made of.

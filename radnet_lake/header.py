@@ -102,6 +102,13 @@ _PRIVATE_DIGITS = {
 }
 
 
+_META_FIELDS = {
+    0x00100002: "syntax",
+    0x00020002: "media_storage_class",
+    0x00030002: "media_storage_instance",
+}
+
+
 class _Unreadable(Exception):
     """There is no header here, for this reason."""
 
@@ -272,23 +279,22 @@ def _find_start(data: bytes) -> int | None:
 def _read_meta(source: _Source, position: int, header: Header) -> int:
     """Read the file meta group, and say where it ends."""
     while True:
-        source.reach(position + 6)
-        if source.data[position : position + 2] != b"\x02\x00":
+        if position + 6 > len(source.data):
+            source.reach(position + 6)
+        data = source.data
+        if data[position : position + 2] != b"\x02\x00":
             return position
         try:
-            key, _, begin, length = scan.read_element(source.data, position, True)
+            key, _, begin, length = scan.read_element(data, position, True)
         except NeedMore as more:
             source.need(more.offset)
             continue
         position = begin + length
-        source.need(position)
-        value = source.data[begin:position].strip(b" \0")
-        if key == 0x00100002:
-            header.syntax = value.decode("ascii", "replace")
-        elif key == 0x00020002:
-            header.media_storage_class = value.decode("ascii", "replace")
-        elif key == 0x00030002:
-            header.media_storage_instance = value.decode("ascii", "replace")
+        if position > len(data):
+            source.need(position)
+        if key in _META_FIELDS:
+            value = source.data[begin:position].strip(b" \0").decode("ascii", "replace")
+            setattr(header, _META_FIELDS[key], value)
 
 
 def _guess_syntax(head: bytes) -> str:

@@ -4,6 +4,7 @@ Each attribute is resolved per frame over shared over top level (PS3.3 C.7.6.16,
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from radnet_lake import header as headers
@@ -94,11 +95,18 @@ def frame_rows(header: Header) -> list[Row] | Reject:
     return rows
 
 
-def _object_kind(row: Row) -> str:
-    sop_class = row.get("SOPClassUID", "")
+@lru_cache(maxsize=256)
+def _find_kind(sop_class: str) -> str:
     for start, kind in OBJECT_KINDS:
         if sop_class == start or (start.endswith(".") and sop_class.startswith(start)):
             return kind
+    return ""
+
+
+def _object_kind(row: Row) -> str:
+    sop_class = row.get("SOPClassUID", "")
+    if kind := _find_kind(sop_class):
+        return kind
     is_image = sop_class.startswith(_STORAGE) or row["has_pixel_data"] or row.get("Rows")
     return "image" if is_image else "other"
 
