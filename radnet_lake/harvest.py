@@ -22,7 +22,7 @@ import ray.data
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from radnet_lake import __version__
+from radnet_lake import __version__, errors
 from radnet_lake.cluster import start_ray
 from radnet_lake.compact import compact_small
 from radnet_lake.deidentify import Deidentifier, load_key
@@ -293,7 +293,12 @@ def _extract_batch(batch: pa.Table, job: Job) -> pa.Table:
     results = []
     for row in batch.to_pylist():
         columns = [row[name] for name in Entry._fields]
-        results.append(extract_chunk(job, [Entry(*e) for e in zip(*columns, strict=True)]))
+        entries = [Entry(*e) for e in zip(*columns, strict=True)]
+        try:
+            results.append((*extract_chunk(job, entries), None))
+        except RadnetLakeError as error:
+            # Ray Data would wrap it, and lose it on the way.
+            results.append(([], {}, (type(error).__name__, *error.args)))
     return pa.table(
         {
             "result": [json.dumps(r) for r in results],
@@ -323,7 +328,9 @@ def _results(units: list[Unit], job: Job, chunk_files: int) -> Iterator[Result]:
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         ):
             for row in batch.to_pylist():
-                parts, counts = json.loads(row["result"])
+                parts, counts, error = json.loads(row["result"])
+                if error:
+                    raise getattr(errors, error[0], RadnetLakeError)(*error[1:])
                 yield Result([decode_part(p) for p in parts], counts)
     except ray.exceptions.RayError as error:
         raise _own_error(error) or error from None
