@@ -23,13 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import gdcm
+import pyarrow as pa
 import pydicom
 import pydicom.data
 
 from radnet_lake import schema
 from radnet_lake.cluster import start_ray
 from radnet_lake.extract import Job, extract_chunk, to_table
-from radnet_lake.harvest import HarvestConfig, harvest
+from radnet_lake.harvest import LISTED, HarvestConfig, harvest
 from radnet_lake.header import Header, read_header
 from radnet_lake.lake import create_lake
 from radnet_lake.ledger import Ledger
@@ -144,7 +145,9 @@ def time_extraction(files: list[str]) -> dict[str, float]:
 def extract_plain(lake: str, entries: list[Entry]) -> int:
     ledger = Ledger(lake, (), (), frozenset())
     job = Job(lake, "plain", "", "", "keep", False, ledger)
-    return extract_chunk(job, entries).counts["files_listed"]
+    columns = zip(*entries, strict=True) if entries else [[] for _ in LISTED]
+    listed = pa.table([pa.array(c, f.type) for c, f in zip(columns, LISTED, strict=True)], LISTED)
+    return extract_chunk(job, listed).counts["files_listed"]
 
 
 def time_plain(source: str, lake: str, workers: int) -> float:

@@ -10,7 +10,7 @@ RadnetLakeError
 class RadnetLakeError(Exception):
     """Base of all errors that radnet_lake raises on purpose.
 
-    `what` says what is wrong, `where` names the file or setting, `remedy` what to do. None of the three
+    `what` says what is wrong, `where` names the file or setting, `remedy` what to do. None of them
     may hold text out of a DICOM header, nor a path below a source: those can name patients.
     """
 

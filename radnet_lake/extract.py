@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from radnet_lake import header as headers
@@ -67,8 +68,10 @@ def _open_deidentifier(approved: frozenset[str]) -> Deidentifier:
     return Deidentifier(load_key(), load_vocabulary() | words)
 
 
-def extract_chunk(job: Job, entries: list[Entry]) -> Result:
+def extract_chunk(job: Job, listed: pa.Table) -> Result:
     """Read the headers of these files and write their rows as new parts of the lake.
+
+    listed: the columns of store.Entry.
 
     Raises StoreError where a store stops to answer: the chunk's files are then read again by the
     next run, for no commit names its parts.
@@ -76,7 +79,7 @@ def extract_chunk(job: Job, entries: list[Entry]) -> Result:
     # Thousands of rows live until they are written: the collector would walk them again and again.
     gc.disable()
     try:
-        return _Chunk(job).run(entries)
+        return _Chunk(job).run(listed)
     finally:
         gc.enable()
 
@@ -100,11 +103,12 @@ class _Chunk:
             _open_deidentifier(job.ledger.approved) if job.phi == "pseudonymise" else None
         )
 
-    def run(self, entries: list[Entry]) -> Result:
+    def run(self, listed: pa.Table) -> Result:
         """Split known from new, read the new, write all."""
-        known = find_known(self.job.ledger, entries, self.seal, self.unseal, self.shift)
-        self.counts["files_listed"] += len(entries)
-        self.counts["bytes_listed"] += sum(e.size_bytes for e in entries)
+        changes = (self.seal, self.unseal, self.shift) if self.deidentifier else (None, None, None)
+        known = find_known(self.job.ledger, listed, *changes)
+        self.counts["files_listed"] += listed.num_rows
+        self.counts["bytes_listed"] += pc.sum(listed["size_bytes"]).as_py() or 0
         self.counts["known"] += known.objects
         self.counts["objects_seen"] += known.objects
         self.counts["archives"] += known.archives
@@ -121,16 +125,16 @@ class _Chunk:
             self.read_entry(entry, head)
         self.flush()
         if self.job.prune:
-            self.parts.append(self.note_listed(entries))
+            self.parts.append(self.note_listed(listed["uri"].to_pylist()))
         return Result(self.parts, dict(self.counts))
 
-    def note_listed(self, entries: list[Entry]) -> Part:
+    def note_listed(self, uris: list[str]) -> Part:
         """A file with the URIs of this chunk, from which the driver finds what has vanished."""
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"uri": [self.seal(e.uri) for e in entries]}), sink)
+        pq.write_table(pa.table({"uri": [self.seal(uri) for uri in uris]}), sink)
         name = f"_lake/listed/{self.job.run_id}/{uuid.uuid4().hex}.parquet"
         self.lake.folder.write(name, sink.getvalue().to_pybytes())
-        return Part("listed", name, len(entries), 0)
+        return Part("listed", name, len(uris), 0)
 
     def seal(self, uri: str) -> str:
         return self.deidentifier.seal_uri(uri) if self.deidentifier else uri

@@ -32,7 +32,7 @@ from radnet_lake.lake import Lake, Part, connect, create_lake, decode_part, loca
 from radnet_lake.ledger import Ledger, write_vanished
 from radnet_lake.store import Entry, Unit, absolute_uri, list_unit, list_units
 
-LIST_CPUS, READ_CPUS = 0.02, 0.45
+LIST_CPUS, READ_CPUS = 0.02, 0.9
 """Logical CPUs. Two readers a CPU: one waits for the store, or for Ray between two tasks, while the
 other works. A lister that waits must not hold back readers; unequal, the two are not fused.
 """
@@ -40,6 +40,16 @@ CPUS_PER_LISTER = 4
 """One lister finds names faster than eight readers read them."""
 FIRST_CHUNK = 500
 """Files of the first task; each next has twice as many, so that all readers start soon."""
+LISTED = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("modified", pa.int64()),
+        ("etag", pa.string()),
+        ("trouble", pa.string()),
+    ]
+)
+"""The fields of store.Entry."""
 SUMS = (
     "files_listed", "archives", "objects_seen", "instances", "rejects", "known",
     "rows", "superseded", "vanished", "bytes_listed",
@@ -285,17 +295,17 @@ def _list_chunks(units: list[Unit], chunk_files: int) -> Iterator[pa.Table]:
 
 
 def _encode_chunk(chunk: list[Entry]) -> pa.Table:
-    columns = zip(*chunk, strict=True)
-    return pa.table({name: [list(c)] for name, c in zip(Entry._fields, columns, strict=True)})
+    columns = dict(zip(Entry._fields, zip(*chunk, strict=True), strict=True))
+    arrays = [pa.array([columns[f.name]], pa.list_(f.type)) for f in LISTED]
+    return pa.table(arrays, names=LISTED.names)
 
 
 def _extract_batch(batch: pa.Table, job: Job) -> pa.Table:
     results = []
-    for row in batch.to_pylist():
-        columns = [row[name] for name in Entry._fields]
-        entries = [Entry(*e) for e in zip(*columns, strict=True)]
+    for n in range(batch.num_rows):
+        listed = pa.table({name: batch[name][n].values for name in Entry._fields}, LISTED)
         try:
-            results.append((*extract_chunk(job, entries), None))
+            results.append((*extract_chunk(job, listed), None))
         except RadnetLakeError as error:
             # Ray Data would wrap it, and lose it on the way.
             results.append(([], {}, (type(error).__name__, *error.args)))

@@ -26,7 +26,6 @@ class Known(NamedTuple):
     """What became of a chunk's files: objects known, entries to read, rows that no longer count."""
 
     objects: int
-    files: int
     archives: int
     pending: list[Entry]
     removed: list[tuple[str, Any]]
@@ -71,60 +70,103 @@ def _select(lake: str, parts: Iterable[Part], columns: Sequence[str], uris: pa.A
         hits = table.filter(pc.is_in(table["uri"], value_set=uris))
         if hits.num_rows:
             found.append(hits)
-    return pa.concat_tables(found) if found else pa.table({name: [] for name in columns})
+    fields = TABLES["files" if "is_final" in columns else "removals"]
+    empty = pa.schema([fields.field(name) for name in columns]).empty_table()
+    return pa.concat_tables([empty, *found])
 
 
 def find_known(
     ledger: Ledger,
-    entries: list[Entry],
-    seal: Callable[[str], str],
-    unseal: Callable[[str], str],
-    shift: Callable[[int], int],
+    listed: pa.Table,
+    seal: Callable[[str], str] | None,
+    unseal: Callable[[str], str] | None,
+    shift: Callable[[int], int] | None,
 ) -> Known:
     """Which of these files need not be read again.
 
-    seal, unseal: from a URI to its form in the lake and back. shift: a time of change likewise.
+    listed: the columns of store.Entry. seal, unseal: from a URI to its form in the lake and back;
+    shift: a time of change likewise; None where the lake keeps them as they are.
     """
-    if not ledger.files or not entries:
-        return Known(0, 0, 0, entries, [])
-    low, high = min(e.uri for e in entries), max(e.uri for e in entries)
-    near = [p for p in ledger.files if _is_near(p, low, high, unseal)]
-    stored = [seal(e.uri) for e in entries]
-    uris = pa.array(stored, pa.string())
-    rows: dict[str, list[dict[str, Any]]] = {}
-    removals = ["uri", "removed_harvested_at"]
-    gone = {
-        (r["uri"], r["removed_harvested_at"])
-        for r in _select(ledger.lake, ledger.removals, removals, uris).to_pylist()
-    }
-    for row in _select(ledger.lake, near, _COLUMNS, uris).to_pylist():
-        if (row["uri"], row["harvested_at"]) not in gone:
-            rows.setdefault(row["uri"], []).append(row)
-    objects = files = archives = 0
+    if not ledger.files or not listed.num_rows:
+        return Known(0, 0, to_entries(listed), [])
+    bounds = pc.min_max(listed["uri"]).as_py()
+    near = [p for p in ledger.files if _is_near(p, bounds["min"], bounds["max"], unseal or str)]
+    uris = listed["uri"].combine_chunks()
+    stored = pa.array([seal(u) for u in uris.to_pylist()]) if seal else uris
+    modified = listed["modified"]
+    if shift:
+        modified = pa.array([shift(m) for m in modified.to_pylist()], pa.int64())
+    facts = listed.set_column(0, "uri", stored).set_column(2, "modified", modified)
+    rows = _select(ledger.lake, near, _COLUMNS, stored)
+    gone = _select(ledger.lake, ledger.removals, ["uri", "removed_harvested_at"], stored)
+    matched, same = _match(facts, rows, gone, ledger.approved)
+    objects = pc.sum(pc.if_else(same, matched["n_objects"], 0)).as_py() or 0
+    archives = pc.sum(pc.if_else(same, pc.cast(matched["is_archive"], pa.int64()), 0)).as_py() or 0
+    rest = pc.invert(same)
+    known = _judge(listed.filter(rest), facts.filter(rest), rows, gone, ledger.approved)
+    return known._replace(objects=known.objects + objects, archives=known.archives + archives)
+
+
+def to_entries(listed: pa.Table) -> list[Entry]:
+    """A table with the columns of Entry -> entries."""
+    columns = [listed[name].to_pylist() for name in Entry._fields]
+    return [Entry(*fields) for fields in zip(*columns, strict=True)]
+
+
+def _match(
+    facts: pa.Table, rows: pa.Table, gone: pa.Table, approved: frozenset[str]
+) -> tuple[pa.Table, pa.Array]:
+    """The one row of each file, and whether it says that the file is known; the plain cases only.
+
+    Not plain: several rows for a file, a removal, a withheld word that may be let through by now.
+    """
+    counts = pc.value_counts(rows["uri"].combine_chunks())
+    several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
+    odd = pc.or_(pc.is_in(rows["uri"], value_set=several), pc.is_in(rows["uri"], gone["uri"]))
+    if approved:
+        odd = pc.or_(odd, pc.is_valid(rows["withheld"]))
+    plain = rows.filter(pc.invert(odd))
+    matched = plain.take(pc.index_in(facts["uri"], value_set=plain["uri"].combine_chunks()))
+    etags = (facts["etag"], matched["etag"])
+    same_etag = pc.or_(pc.and_(*map(pc.is_null, etags)), pc.fill_null(pc.equal(*etags), False))
+    same = pc.and_(matched["is_final"], pc.equal(facts["size_bytes"], matched["size_bytes"]))
+    stamps = pc.cast(matched["modified"], pa.int64())
+    same = pc.and_(same, pc.equal(facts["modified"], stamps))
+    same = pc.and_(pc.fill_null(same, False), same_etag)
+    unread = pc.fill_null(pc.equal(facts["trouble"], "unreadable"), False)
+    return matched, pc.and_not(same, unread)
+
+
+def _judge(
+    listed: pa.Table, facts: pa.Table, rows: pa.Table, gone: pa.Table, approved: frozenset[str]
+) -> Known:
+    """File by file, what `_match` left: new, changed or odd ones."""
+    removed_before = set(zip(*(gone[n].to_pylist() for n in gone.schema.names), strict=True))
+    live: dict[str, list[dict[str, Any]]] = {}
+    for row in rows.filter(pc.is_in(rows["uri"], value_set=facts["uri"])).to_pylist():
+        if (row["uri"], row["harvested_at"]) not in removed_before:
+            live.setdefault(row["uri"], []).append(row)
+    objects = archives = 0
     pending: list[Entry] = []
     removed: list[tuple[str, Any]] = []
-    for entry, uri in zip(entries, stored, strict=True):
+    for entry, fact in zip(to_entries(listed), to_entries(facts), strict=True):
         # Two rows for one file can only come from two runs at once: the older one goes.
-        live = sorted(rows.get(uri, []), key=lambda r: r["harvested_at"])
-        if live and _is_same(live[-1], entry, ledger.approved, shift):
-            objects += live[-1]["n_objects"]
-            files += 1
-            archives += live[-1]["is_archive"]
-            live.pop()
+        old = sorted(live.get(fact.uri, []), key=lambda r: r["harvested_at"])
+        if old and _is_same(old[-1], fact, approved):
+            last = old.pop()
+            objects, archives = objects + last["n_objects"], archives + last["is_archive"]
         else:
             pending.append(entry)
-        removed += [(uri, r["harvested_at"]) for r in live]
-    return Known(objects, files, archives, pending, removed)
+        removed += [(fact.uri, r["harvested_at"]) for r in old]
+    return Known(objects, archives, pending, removed)
 
 
-def _is_same(
-    row: dict[str, Any], entry: Entry, approved: frozenset[str], shift: Callable[[int], int]
-) -> bool:
-    if not row["is_final"] or (entry.trouble and entry.trouble != "not_a_file"):
+def _is_same(row: dict[str, Any], fact: Entry, approved: frozenset[str]) -> bool:
+    if not row["is_final"] or fact.trouble == "unreadable":
         return False
-    if row["size_bytes"] != entry.size_bytes or row["etag"] != entry.etag:
+    if row["size_bytes"] != fact.size_bytes or row["etag"] != fact.etag:
         return False
-    if row["modified"] is None or as_microseconds(row["modified"]) != shift(entry.modified):
+    if row["modified"] is None or as_microseconds(row["modified"]) != fact.modified:
         return False
     return not (approved and approved.intersection(row["withheld"] or []))
 
