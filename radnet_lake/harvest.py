@@ -301,7 +301,7 @@ def _encode_chunk(chunk: list[Entry]) -> pa.Table:
 
 
 def _extract_batch(batch: pa.Table, job: Job) -> pa.Table:
-    results = []
+    results: list[tuple[Any, ...]] = []
     for n in range(batch.num_rows):
         listed = pa.table({name: batch[name][n].values for name in Entry._fields}, LISTED)
         try:

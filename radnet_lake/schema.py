@@ -454,7 +454,7 @@ MEANINGS: dict[str, dict[str, str]] = {
 
 _GRAINS = {
     "instances": "One row per frame of a multi-frame image, single-frame instance or other object.",
-    "series_headers": "One row per series, per file where SeriesInstanceUID is empty: the whole header.",
+    "series_headers": "One row per series, or per file without SeriesInstanceUID: the whole header.",
     "rejects": "One row per file or archive member that gave no instance.",
     "files": "One row per listed file: what a later run need not read again.",
     "runs": "One row per run.",

@@ -1,5 +1,5 @@
 -- grain: one row per series; where a file has no SeriesInstanceUID, one row per file
--- meaning: a whole header in the DICOM JSON model: header->'$.00081030.Value[0]' is StudyDescription
+-- meaning: a whole header as DICOM JSON; header->'$.00081030.Value[0]' is its StudyDescription
 -- source: stored.series_headers; the first instance of the series by its URI
 create view series_headers as
 with live as (
