@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format benchmark clean
+.PHONY: setup demo test check format schema benchmark clean
 
 setup: $(VENV)/.ready
 
@@ -28,6 +28,9 @@ check: setup
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+schema: setup
+	$(BIN)/python -m radnet_lake.schema > sql/SCHEMA.md
 
 benchmark: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"

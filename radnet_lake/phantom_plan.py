@@ -5,7 +5,7 @@ Equal settings give equal plans. Names, dates and places are invented; they are 
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import NamedTuple
 
@@ -35,7 +35,7 @@ MOST_SLICES = 56
 class PhantomConfig:
     """Settings of the phantom archive."""
 
-    out: str
+    out: str = field(metadata={"positional": "OUT"})
     """folder to write; must be empty or new. The truth goes beside it, to OUT.truth.csv"""
     patients: int = 4
     """digital patients; four show every oddity"""

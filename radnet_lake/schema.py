@@ -295,8 +295,10 @@ INSTANCE_FACTS: tuple[Column, ...] = (
     ),
     Column("TransferSyntaxUID", pa.string(), "how the data set and the pixels are encoded"),
     Column("size_bytes", pa.int64(), "size of the file, or of the member"),
-    Column("modified", pa.timestamp("us"), "time of last change, UTC"),
-    Column("etag", pa.string(), "the store's content tag; NULL on disk"),
+    Column(
+        "modified", pa.timestamp("us"), "time of last change, UTC; pseudonymised a keyed number"
+    ),
+    Column("etag", pa.string(), "the store's content tag; NULL on disk and where pseudonymised"),
     Column("header_bytes", pa.int64(), "bytes up to the pixel data"),
     Column("has_pixel_data", pa.bool_(), "a pixel data element follows the header"),
     Column("has_modality_lut", pa.bool_(), "rescale by table, not by slope and intercept"),
@@ -334,14 +336,18 @@ HEADER_FACTS: tuple[Column, ...] = (
 )
 REJECT_FACTS: tuple[Column, ...] = (
     Column("size_bytes", pa.int64(), "size of the file, or of the member"),
-    Column("modified", pa.timestamp("us"), "time of last change, UTC"),
-    Column("etag", pa.string(), "the store's content tag; NULL on disk"),
+    Column(
+        "modified", pa.timestamp("us"), "time of last change, UTC; pseudonymised a keyed number"
+    ),
+    Column("etag", pa.string(), "the store's content tag; NULL on disk and where pseudonymised"),
     Column("reason", pa.string(), "one of the reject reasons below"),
     Column("detail", pa.string(), "what was found, in technical words; never a header's text"),
 )
 FILE_FACTS: tuple[Column, ...] = (
     Column("size_bytes", pa.int64(), "size of the file"),
-    Column("modified", pa.timestamp("us"), "time of last change, UTC"),
+    Column(
+        "modified", pa.timestamp("us"), "time of last change, UTC; pseudonymised a keyed number"
+    ),
     Column("etag", pa.string(), "the store's content tag; NULL on disk"),
     Column("is_archive", pa.bool_(), "a zip, tar or gzip file whose members were read"),
     Column("n_objects", pa.int64(), "1, or the members of an archive"),
@@ -453,8 +459,8 @@ MEANINGS: dict[str, dict[str, str]] = {
 """What each column of each view says; DuckDB shows it as the column's comment."""
 
 _GRAINS = {
-    "instances": "One row per frame of a multi-frame image, single-frame instance or other object.",
-    "series_headers": "One row per series, or per file without SeriesInstanceUID: the whole header.",
+    "instances": "One row per frame of a multi-frame image, single-frame instance, other object.",
+    "series_headers": "One row per series, or per file without series UID: the whole header.",
     "rejects": "One row per file or archive member that gave no instance.",
     "files": "One row per listed file: what a later run need not read again.",
     "runs": "One row per run.",
