@@ -23,17 +23,16 @@ from pathlib import Path
 from typing import Any
 
 import gdcm
-import pyarrow as pa
 import pydicom
 import pydicom.data
 
 from radnet_lake import schema
 from radnet_lake.cluster import start_ray
 from radnet_lake.extract import Job, extract_chunk, to_table
-from radnet_lake.harvest import LISTED, HarvestConfig, harvest
+from radnet_lake.harvest import HarvestConfig, harvest
 from radnet_lake.header import Header, read_header
 from radnet_lake.lake import create_lake
-from radnet_lake.ledger import Ledger
+from radnet_lake.ledger import Ledger, to_listed
 from radnet_lake.rows import frame_rows
 from radnet_lake.store import Entry, list_unit, list_units, read_heads, read_range
 
@@ -145,9 +144,7 @@ def time_extraction(files: list[str]) -> dict[str, float]:
 def extract_plain(lake: str, entries: list[Entry]) -> int:
     ledger = Ledger(lake, (), (), frozenset())
     job = Job(lake, "plain", "", "", "keep", False, ledger)
-    columns = zip(*entries, strict=True) if entries else [[] for _ in LISTED]
-    listed = pa.table([pa.array(c, f.type) for c, f in zip(columns, LISTED, strict=True)], LISTED)
-    return extract_chunk(job, listed).counts["files_listed"]
+    return extract_chunk(job, to_listed(entries)).counts["files_listed"]
 
 
 def time_plain(source: str, lake: str, workers: int) -> float:

@@ -6,6 +6,7 @@ do dates, times, telephone numbers, addresses of the net, and digits in runs of 
 
 import csv
 import datetime
+import math
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -265,7 +266,7 @@ def is_standard_code(code: str, scheme: str | None, names: Names) -> bool:
 
 def is_identifying(number: float, names: Names) -> bool:
     """Whether a number is one of the header's identifiers, or begins as a date: 20210304."""
-    if abs(number) < _MIN_NUMBER or number != int(number):
+    if not math.isfinite(number) or abs(number) < _MIN_NUMBER or number != int(number):
         return False
     if abs(int(number)) in names.numbers:
         return True

@@ -4,8 +4,8 @@ Each merge is one task and one commit: old files out, one new file in, rows sort
 merge that another writer overtook is thrown away.
 """
 
+import datetime
 import re
-import time
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -16,10 +16,11 @@ import ray
 from radnet_lake import schema
 from radnet_lake.cluster import start_ray
 from radnet_lake.errors import SettingError
-from radnet_lake.lake import CommitConflict, Lake, Part, locate_lake, open_lake
+from radnet_lake.lake import CommitConflict, Lake, Part, locate_lake, open_lake, utc_now
 
 FULL_BYTES, FULL_ROWS = 64 << 20, 400_000
 """A merged file: large enough to read well; its rows, decoded, fit into 2 GB of a worker."""
+_MADE = re.compile(r"-([0-9a-f]{14})-[0-9a-f]{8}\.parquet$")
 MANY_PARTS = 100
 """A harvest that leaves more small files than this merges them before it ends."""
 _SORTED_BY = {
@@ -165,15 +166,22 @@ def _drop_removed(rows: pa.Table, removals: pa.Table) -> pa.Table:
 
 
 def _delete_unnamed(lake: Lake, grace_hours: float) -> int:
-    """Delete parts that no commit names and that are older than the grace."""
+    """Delete parts that no commit names any more, or never did, once they are past their grace."""
     lake.folder.sweep(grace_hours * 3600)
-    oldest = (time.time() - grace_hours * 3600) * 1e6
-    named = lake.refresh().parts
+    grace = datetime.timedelta(hours=grace_hours)
+    # A running harvest names its parts within seconds; what it has written is not an orphan yet.
+    orphan_grace = max(grace, datetime.timedelta(hours=1))
+    named, removed, now = lake.refresh().parts, lake.find_removed(), utc_now()
     unnamed = []
-    for table in schema.TABLES:
-        for name in lake.folder.names(f"{table}/"):
-            made = re.search(r"-([0-9a-f]{14})-[0-9a-f]{8}\.parquet$", name)
-            if made and name not in named and int(made[1], 16) < oldest:
+    for name in lake.folder.names(""):
+        made = _MADE.search(name)
+        if name in removed and name not in named and removed[name] <= now - grace:
+            unnamed.append(name)
+        elif made and name not in named and name not in removed:
+            stamp = datetime.datetime(1970, 1, 1) + datetime.timedelta(
+                microseconds=int(made[1], 16)
+            )
+            if stamp < now - orphan_grace:
                 unnamed.append(name)
     lake.folder.delete(unnamed)
     return len(unnamed)

@@ -7,6 +7,7 @@ import datetime
 import gc
 import json
 import re
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from radnet_lake import schema
 from radnet_lake.archive import ArchiveTrouble, archive_kind, list_members
 from radnet_lake.deidentify import Deidentifier, load_key, load_vocabulary
 from radnet_lake.dicom_json import make_json
+from radnet_lake.errors import StoreError
 from radnet_lake.header import Header, Read, Reject, read_header
 from radnet_lake.lake import Lake, Part, open_lake, partition_name, utc_now
 from radnet_lake.ledger import Ledger, find_known
@@ -33,6 +35,8 @@ FLUSH_ROWS = 50_000
 """Rows that a worker holds before it writes them: one multi-frame object can have 100,000."""
 FIRST_READ_LOCAL, FIRST_READ_S3, FIRST_READ_MOST = 8 << 10, 32 << 10, 256 << 10
 """Bytes of the first read: at least these, at most the last; between, what the last header took."""
+MANY_REFUSED = 20
+"""So many objects of a chunk, and all refused, are a missing permission, not odd objects."""
 DEFAULT_COLLECTION = "default"
 
 
@@ -121,8 +125,14 @@ class _Chunk:
                 self.read_entry(entry, Reject(entry.trouble, "seen when listing"))
             else:
                 readable.append(entry)
+        refused = 0
         for entry, head in read_heads(readable, self.next_read):
+            refused += isinstance(head, ReadTrouble) and head.reason == "unreadable"
             self.read_entry(entry, head)
+        if refused == len(readable) >= MANY_REFUSED and readable[0].uri.startswith("s3://"):
+            remedy = "allow s3:GetObject, then run again"
+            bucket = readable[0].uri.split("/")[2]
+            raise StoreError("objects are listed, but none may be read", f"s3://{bucket}", remedy)
         self.flush()
         if self.job.prune:
             self.parts.append(self.note_listed(listed["uri"].to_pylist()))
@@ -132,7 +142,8 @@ class _Chunk:
         """A file with the URIs of this chunk, from which the driver finds what has vanished."""
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({"uri": [self.seal(uri) for uri in uris]}), sink)
-        name = f"_lake/listed/{self.job.run_id}/{uuid.uuid4().hex}.parquet"
+        stamp = time.time_ns() // 1000
+        name = f"_lake/listed/{self.job.run_id}-{stamp:014x}-{uuid.uuid4().hex[:8]}.parquet"
         self.lake.folder.write(name, sink.getvalue().to_pybytes())
         return Part("listed", name, len(uris), 0)
 
@@ -149,7 +160,8 @@ class _Chunk:
     def file_facts(self, size: int, modified: int | None, etag: str | None) -> Row:
         """Size, time of change and content tag of a file or member, as the lake has them."""
         when = None if modified is None else _to_datetime(self.shift(modified))
-        return {"size_bytes": size if size >= 0 else None, "modified": when, "etag": etag}
+        known_size = size if 0 <= size < 1 << 63 else None
+        return {"size_bytes": known_size, "modified": when, "etag": etag}
 
     def next_read(self) -> int:
         """The next file's header is most likely as long as the last one's."""
@@ -270,7 +282,11 @@ class _Chunk:
             self.reject(stored, facts, reject.reason, reject.detail)  # type: ignore[union-attr]
             return
         self.last_header = header.header_bytes
-        self.add_instance(stored, facts, header, rows, file)
+        try:
+            self.add_instance(stored, facts, header, rows, file)
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            # As above: nothing of it was added to `instances`, for rows are cleaned first.
+            self.reject(stored, facts, "header_unparseable", type(error).__name__)
 
     def add_instance(
         self, stored: str, facts: Row, header: Header, rows: list[Row], file: Row
@@ -333,6 +349,9 @@ class _Chunk:
             elif table == "files":
                 rows.sort(key=lambda r: r["plain_uri"])
                 bounds = ((rows[0]["uri"], rows[-1]["uri"]),)
+            elif table == "removals":
+                rows.sort(key=lambda r: self.unseal(r["uri"]))
+                bounds = ((rows[0]["uri"], rows[-1]["uri"]),)
             name = f"{where}/{self.job.run_id}" if where else self.job.run_id
             self.parts.append(self.lake.write_part(table, to_table(rows, table), name, bounds))
 
@@ -361,5 +380,9 @@ def to_table(rows: list[Row], table: str) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=fields)
 
 
-def _to_datetime(microseconds: int) -> datetime.datetime:
-    return datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=microseconds)
+def _to_datetime(microseconds: int) -> datetime.datetime | None:
+    try:
+        return datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=microseconds)
+    except OverflowError:
+        # Disks and tar files can hold a year past 9999; such a file is read again each time.
+        return None

@@ -8,12 +8,14 @@ holds neither paths nor rows, and a killed run leaves what it committed.
 import json
 import re
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +31,7 @@ from radnet_lake.deidentify import Deidentifier, load_key
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.extract import Job, Result, extract_chunk
 from radnet_lake.lake import Lake, Part, connect, create_lake, decode_part, locate_lake, utc_now
-from radnet_lake.ledger import Ledger, write_vanished
+from radnet_lake.ledger import LISTED, Ledger, write_vanished
 from radnet_lake.store import Entry, Unit, absolute_uri, list_unit, list_units
 
 LIST_CPUS, READ_CPUS = 0.02, 0.9
@@ -40,16 +42,6 @@ CPUS_PER_LISTER = 4
 """One lister finds names faster than eight readers read them."""
 FIRST_CHUNK = 500
 """Files of the first task; each next has twice as many, so that all readers start soon."""
-LISTED = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("size_bytes", pa.int64()),
-        ("modified", pa.int64()),
-        ("etag", pa.string()),
-        ("trouble", pa.string()),
-    ]
-)
-"""The fields of store.Entry."""
 SUMS = (
     "files_listed", "archives", "objects_seen", "instances", "rejects", "known",
     "rows", "superseded", "vanished", "bytes_listed",
@@ -121,8 +113,11 @@ def harvest(config: HarvestConfig, watch: Watch | None = None) -> HarvestReport:
     committed stays; the same command goes on from there), LakeError for a folder that is no lake.
     """
     started = time.monotonic()
-    sources = tuple(absolute_uri(s) for s in config.sources)
+    named = sorted({absolute_uri(s) for s in config.sources})
+    # What lies in another source is listed there already; twice would be rows twice.
+    sources = tuple(s for s in named if not any(s.startswith(f"{other}/") for other in named))
     deidentifier = Deidentifier(load_key(), frozenset()) if config.phi != "keep" else None
+    _keep_apart(sources, absolute_uri(locate_lake(config.lake)))
     units = [unit for source in sources for unit in list_units(source)]
     lake = create_lake(
         locate_lake(config.lake), config.phi, deidentifier.key_id if deidentifier else ""
@@ -134,7 +129,7 @@ def harvest(config: HarvestConfig, watch: Watch | None = None) -> HarvestReport:
     words = run.allow_words()
     if words:
         # Words that enough patients share were withheld until now: read their files once more.
-        second = _Run(config, sources, lake, deidentifier)
+        second = _Run(replace(config, prune=False), sources, lake, deidentifier)
         second.crawl(units, None)
         again = second.record["objects_seen"] - second.record["known"]
     if config.prune:
@@ -151,6 +146,15 @@ def harvest(config: HarvestConfig, watch: Watch | None = None) -> HarvestReport:
         files_read_again=again,
         seconds=time.monotonic() - started,
     )
+
+
+def _keep_apart(sources: tuple[str, ...], lake: str) -> None:
+    """A crawl must not find the lake's own files, nor write between the source's."""
+    for source in sources:
+        inner, outer = f"{lake}/", f"{source}/"
+        if inner.startswith(outer) or outer.startswith(inner):
+            remedy = "choose a lake outside of the source"
+            raise SettingError("source and lake lie one in the other", lake, remedy)
 
 
 class _Run:
@@ -246,7 +250,10 @@ class _Run:
     def prune(self) -> None:
         """Mark the rows of files that the sources no longer hold."""
         unseal = self.deidentifier.open_uri if self.deidentifier else str
-        part = write_vanished(self.lake, self.record["run_id"], self.sources, self.waiting, unseal)
+        if not self.record["files_listed"]:
+            what, remedy = "no file is there: a disk that is not mounted?", "run without --prune"
+            raise SettingError(what, ", ".join(self.config.sources), remedy)
+        part = write_vanished(self.lake, self.record, self.sources, self.waiting, unseal)
         if part:
             self.waiting.append(part)
             self.record["vanished"] = part.rows
@@ -309,6 +316,12 @@ def _extract_batch(batch: pa.Table, job: Job) -> pa.Table:
         except RadnetLakeError as error:
             # Ray Data would wrap it, and lose it on the way.
             results.append(([], {}, (type(error).__name__, *error.args)))
+        except Exception as error:  # its text may quote a header: only kind and place go on
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"a reader failed: {type(error).__name__}"
+            where = f"{PurePath(place.filename).name}:{place.lineno}"
+            remedy = "report it; what was committed stays"
+            results.append(([], {}, ("StoreError", what, where, remedy)))
     return pa.table(
         {
             "result": [json.dumps(r) for r in results],

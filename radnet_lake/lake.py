@@ -10,6 +10,7 @@ takes the next free number, so two writers never overwrite each other; its table
 """
 
 import datetime
+import hashlib
 import json
 import os
 import random
@@ -33,6 +34,8 @@ from radnet_lake.folder import Folder
 LAKE_VARIABLE = "RADNET_LAKE"
 _FORMAT, _LOG, _CHECKPOINT = "_lake/format.json", "_lake/log/", "_lake/checkpoint/"
 CHECKPOINT_EVERY = 64
+MAX_FOLDER_NAME = 150
+"""Of a collection's folder; file systems end at 255 bytes. The column has the whole name."""
 ROW_GROUP_ROWS = 16_384
 """About a hundred series: small enough that a question about one series reads little."""
 
@@ -149,6 +152,15 @@ class Lake:
             self.write_checkpoint()
         return version
 
+    def find_removed(self) -> dict[str, datetime.datetime]:
+        """Names of the parts that commits removed, and when: readers may still use them."""
+        removed: dict[str, datetime.datetime] = {}
+        for name in self.folder.names(_LOG):
+            entry = self._read_json(name)
+            stamp = datetime.datetime.fromisoformat(entry["at"])
+            removed.update(dict.fromkeys(entry["remove"], stamp))
+        return removed
+
     def write_checkpoint(self) -> None:
         """Write all that the log says up to now in one file, which readers take first."""
         name = f"{_CHECKPOINT}{self.snapshot.version:012d}.json"
@@ -230,7 +242,10 @@ def open_lake(uri: str) -> Lake:
     if _FORMAT not in folder.names(_FORMAT):
         remedy = "check --lake, or make one with: radnet-lake harvest SOURCE --lake LAKE"
         raise LakeError("no lake there", folder.uri, remedy)
-    lake_format = json.loads(folder.read(_FORMAT))
+    try:
+        lake_format = json.loads(folder.read(_FORMAT))
+    except ValueError:
+        raise LakeError("not JSON", f"{folder.uri}/{_FORMAT}", "restore the file") from None
     found = lake_format.get("schema_version", 0)
     if found > schema.SCHEMA_VERSION:
         raise LakeError(
@@ -281,7 +296,11 @@ def create_lake(uri: str, phi: str, key_id: str) -> Lake:
 def partition_name(collection: str, modality: str) -> str:
     """The folder of one partition. Header text is untrusted: an odd modality becomes OTHER."""
     safe = modality if re.fullmatch(r"[A-Z0-9]{1,16}", modality) else "OTHER"
-    return f"collection={quote(collection, safe=' -_.')}/modality={safe}"
+    folder = quote(collection, safe=" -_.")
+    if len(folder) > MAX_FOLDER_NAME:
+        digest = hashlib.sha256(collection.encode()).hexdigest()[:16]
+        folder = re.sub("%[0-9A-F]?$", "", folder[: MAX_FOLDER_NAME - 20]) + f"-{digest}"
+    return f"collection={folder}/modality={safe}"
 
 
 def connect(lake: str | None = None) -> duckdb.DuckDBPyConnection:

@@ -22,6 +22,18 @@ _COLUMNS = [
 ]  # fmt: skip
 
 
+LISTED = pa.schema(
+    [
+        ("uri", pa.string()),
+        ("size_bytes", pa.int64()),
+        ("modified", pa.int64()),
+        ("etag", pa.string()),
+        ("trouble", pa.string()),
+    ]
+)
+"""The fields of store.Entry."""
+
+
 class Known(NamedTuple):
     """What became of a chunk's files: objects known, entries to read, rows that no longer count."""
 
@@ -98,13 +110,21 @@ def find_known(
         modified = pa.array([shift(m) for m in modified.to_pylist()], pa.int64())
     facts = listed.set_column(0, "uri", stored).set_column(2, "modified", modified)
     rows = _select(ledger.lake, near, _COLUMNS, stored)
-    gone = _select(ledger.lake, ledger.removals, ["uri", "removed_harvested_at"], stored)
+    near = [p for p in ledger.removals if _is_near(p, bounds["min"], bounds["max"], unseal or str)]
+    gone = _select(ledger.lake, near, ["uri", "removed_harvested_at"], stored)
     matched, same = _match(facts, rows, gone, ledger.approved)
     objects = pc.sum(pc.if_else(same, matched["n_objects"], 0)).as_py() or 0
     archives = pc.sum(pc.if_else(same, pc.cast(matched["is_archive"], pa.int64()), 0)).as_py() or 0
     rest = pc.invert(same)
     known = _judge(listed.filter(rest), facts.filter(rest), rows, gone, ledger.approved)
     return known._replace(objects=known.objects + objects, archives=known.archives + archives)
+
+
+def to_listed(entries: Sequence[Entry]) -> pa.Table:
+    """Entries -> a table with their columns."""
+    columns = zip(*entries, strict=True) if entries else [()] * len(LISTED)
+    arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTED, strict=True)]
+    return pa.table(arrays, schema=LISTED)
 
 
 def to_entries(listed: pa.Table) -> list[Entry]:
@@ -155,6 +175,8 @@ def _judge(
         if old and _is_same(old[-1], fact, approved):
             last = old.pop()
             objects, archives = objects + last["n_objects"], archives + last["is_archive"]
+            # A removal names rows by their stamp: one that the kept row shares would take it along.
+            old = [r for r in old if r["harvested_at"] != last["harvested_at"]]
         else:
             pending.append(entry)
         removed += [(fact.uri, r["harvested_at"]) for r in old]
@@ -173,29 +195,40 @@ def _is_same(row: dict[str, Any], fact: Entry, approved: frozenset[str]) -> bool
 
 def write_vanished(
     lake: Lake,
-    run_id: str,
+    run: dict[str, Any],
     sources: Sequence[str],
     listed: Sequence[Part],
     unseal: Callable[[str], str],
 ) -> Part | None:
     """A part of removals for files below `sources` that are known but not among `listed`.
 
-    listed: parts with one column, uri: all that the run saw.
+    run: its record. listed: parts with one column, uri: all that the run saw. What lies below a
+    folder that could not be read stays, and so does what others added since the run began.
     """
+    run_id = run["run_id"]
     filesystem, base = lake.folder.filesystem()
     names = [f"{base}/{p.name}" for p in listed]
     stamp = utc_now()
+    bounds: list[tuple[str, str]] = []
     rows: dict[str, list[Any]] = {name: [] for name in TABLES["removals"].names}
     with connect(lake.uri) as connection:
         seen = pyarrow.dataset.dataset(names, format="parquet", filesystem=filesystem)
         connection.register("seen", seen if names else pa.table({"uri": pa.array([], pa.string())}))
+        unread = connection.execute(
+            "select uri from files where run_id = ? and not is_final", [run_id]
+        ).fetchall()
+        closed = [f"{unseal(uri)}/" for (uri,) in unread]
         reader = connection.sql(
             "select uri, harvested_at, collection from files anti join seen using (uri)"
+            f" where harvested_at < timestamp '{run['started_at']}'"
         ).to_arrow_reader()
         for batch in reader:
             for row in batch.to_pylist():
                 plain = unseal(row["uri"])
-                if any(plain == s or plain.startswith(f"{s}/") for s in sources):
+                if any(plain.startswith(folder) for folder in closed):
+                    continue
+                if any(plain == s or plain.startswith(f"{s.rstrip('/')}/") for s in sources):
+                    bounds.append((plain, row["uri"]))
                     rows["uri"].append(row["uri"])
                     rows["removed_harvested_at"].append(row["harvested_at"])
                     rows["collection"].append(row["collection"])
@@ -204,7 +237,8 @@ def write_vanished(
         return None
     rows |= {"reason": ["vanished"] * count, "run_id": [run_id] * count}
     rows |= {"harvested_at": [stamp] * count, "archive_uri": [None] * count}
-    return lake.write_part("removals", pa.table(rows, TABLES["removals"]), run_id)
+    between = ((min(bounds)[1], max(bounds)[1]),)
+    return lake.write_part("removals", pa.table(rows, TABLES["removals"]), run_id, between)
 
 
 def as_microseconds(stamp: Any) -> int:

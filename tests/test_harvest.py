@@ -106,7 +106,7 @@ def test_prune_marks_what_vanished_and_nothing_else(tmp_path: Path) -> None:
         write_series(tmp_path / folder, 1, 10)
         run(tmp_path / folder, tmp_path / "lake")
     shutil.rmtree(tmp_path / "b/s0001")
-    (tmp_path / "b").mkdir(exist_ok=True)
+    (tmp_path / "b/notes.txt").write_text("no DICOM")
     (tmp_path / "a/s0001/0000.dcm").unlink()
     report = run(tmp_path / "a", tmp_path / "lake", prune=True)
     assert report.sums["vanished"] == 1
@@ -234,8 +234,10 @@ def test_wrong_places_are_named(tmp_path: Path, s3: S3Server) -> None:
     write_series(tmp_path / "in", 1, 1)
     with pytest.raises(SettingError, match="nowhere"):
         run(tmp_path / "nowhere", tmp_path / "lake")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/file").touch()
     with pytest.raises(LakeError, match="not a lake"):
-        run(tmp_path / "in", tmp_path / "in")
+        run(tmp_path / "in", tmp_path / "other")
     with pytest.raises(SettingError, match="no-such-bucket"):
         run("s3://no-such-bucket/x", tmp_path / "lake")
     with pytest.raises(LakeError, match="no lake there"):
@@ -398,3 +400,51 @@ def test_unreachable_store_is_named_before_work_starts(tmp_path: Path) -> None:
     assert done.returncode in (StoreError.exit_status, SettingError.exit_status)
     assert done.stderr.startswith("error:")
     assert "bucket" in done.stderr
+
+
+def test_a_source_inside_another_gives_its_files_once(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 1, 3)
+    for _ in range(2):
+        config = HarvestConfig(
+            (str(tmp_path / "in"), str(tmp_path / "in/s0001")), str(tmp_path / "lake"), phi="keep"
+        )
+        assert harvest(config).sums["files_listed"] == 3
+        assert ask(tmp_path / "lake", "select count(*) from instances") == [(3,)]
+
+
+def test_lake_and_source_are_kept_apart(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 1, 1)
+    for lake in (tmp_path / "in", tmp_path / "in/lake", tmp_path):
+        with pytest.raises((SettingError, LakeError), match="one in the other"):
+            run(tmp_path / "in", lake)
+
+
+def test_prune_of_an_empty_mount_point_is_refused(tmp_path: Path) -> None:
+    write_series(tmp_path / "in", 1, 3)
+    run(tmp_path / "in", tmp_path / "lake")
+    shutil.rmtree(tmp_path / "in/s0001")
+    with pytest.raises(SettingError, match="not mounted"):
+        run(tmp_path / "in", tmp_path / "lake", prune=True)
+    assert ask(tmp_path / "lake", "select count(*) from instances") == [(3,)]
+
+
+def test_long_and_foreign_collection_names_are_kept_whole(tmp_path: Path) -> None:
+    name = "肝" * 80
+    write_series(tmp_path / "in", 1, 1)
+    run(tmp_path / "in", tmp_path / "lake", collection=name)
+    assert ask(tmp_path / "lake", "select collection from instances") == [(name,)]
+
+
+def test_numbers_past_any_range_are_survived_in_both_modes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_series(tmp_path / "in", 1, 2)
+    path = tmp_path / "in/s0001/0000.dcm"
+    data = path.read_bytes()
+    assert data.count(b"DS\x06\x00-1024 ") == 1
+    path.write_bytes(data.replace(b"DS\x06\x00-1024 ", b"DS\x06\x001e999 "))
+    monkeypatch.setenv("RADNET_LAKE_KEY", KEY)
+    for mode in ("keep", "pseudonymise"):
+        command = [COMMAND, "harvest", str(tmp_path / "in"), "--lake", str(tmp_path / mode)]
+        subprocess.run([*command, "--phi", mode], check=True, capture_output=True)
+        assert ask(tmp_path / mode, "select count(*) from instances") == [(2,)]

@@ -13,7 +13,7 @@ from pydicom.uid import generate_uid
 from radnet_lake.deidentify import Deidentifier
 from radnet_lake.extract import Job, extract_chunk
 from radnet_lake.lake import create_lake
-from radnet_lake.ledger import Ledger
+from radnet_lake.ledger import Ledger, to_listed
 from radnet_lake.store import Entry, list_unit, list_units
 
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -81,7 +81,7 @@ def test_no_planted_name_number_or_date_reaches_the_lake(
     create_lake(uri, "pseudonymise", Deidentifier(KEY, frozenset()).key_id)
     ledger = Ledger(uri, (), (), frozenset())
     job = Job(uri, "run", "default", "", "pseudonymise", False, ledger)
-    result = extract_chunk(job, entries)
+    result = extract_chunk(job, to_listed(entries))
     assert result.counts["instances"] == 12
     assert result.counts["rejects"] == 2
     stored = [str(result)]
