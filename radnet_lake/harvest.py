@@ -40,6 +40,8 @@ other works. A lister that waits must not hold back readers; unequal, the two ar
 """
 CPUS_PER_LISTER = 4
 """One lister finds names faster than eight readers read them."""
+UNITS_PER_LISTER = 16
+"""Parts that a source is divided into, so that listers end at about the same time."""
 FIRST_CHUNK = 500
 """Files of the first task; each next has twice as many, so that all readers start soon."""
 SUMS = (
@@ -118,11 +120,15 @@ def harvest(config: HarvestConfig, watch: Watch | None = None) -> HarvestReport:
     sources = tuple(s for s in named if not any(s.startswith(f"{other}/") for other in named))
     deidentifier = Deidentifier(load_key(), frozenset()) if config.phi != "keep" else None
     _keep_apart(sources, absolute_uri(locate_lake(config.lake)))
-    units = [unit for source in sources for unit in list_units(source)]
+    units = [unit for source in sources for unit in list_units(source, 1)]
     lake = create_lake(
         locate_lake(config.lake), config.phi, deidentifier.key_id if deidentifier else ""
     )
     start_ray()
+    listers = _count_listers()
+    if listers > 1:
+        at_least = UNITS_PER_LISTER * listers
+        units = [unit for source in sources for unit in list_units(source, at_least)]
     run = _Run(config, sources, lake, deidentifier)
     run.crawl(units, watch)
     again = 0
@@ -329,10 +335,14 @@ def _extract_batch(batch: pa.Table, job: Job) -> pa.Table:
     )
 
 
+def _count_listers() -> int:
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    return max(1, -(-cpus // CPUS_PER_LISTER))
+
+
 def _results(units: list[Unit], job: Job, chunk_files: int) -> Iterator[Result]:
     """Run the pipeline; results come as chunks finish, in any order."""
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    tasks = min(len(units), -(-cpus // CPUS_PER_LISTER))
+    tasks = min(len(units), _count_listers())
     context = DataContext.get_current()
     before = context.target_max_block_size
     # A chunk is a row and must stay a block of its own: blocks are what tasks are made of.
