@@ -197,7 +197,7 @@ def test_pseudonymised_lake_holds_no_identity_and_leads_back(
     monkeypatch.setenv("RADNET_LAKE_KEY", KEY)
     source = tmp_path / "in" / "DOE^JANE"
     write_series(source, 1, 4, patient="MRN-4711007")
-    # The worker processes of this session's Ray do not have the key: a run of its own has.
+    # The workers of the tests' own Ray do not have the key: a run with its own Ray has.
     lake = tmp_path / "lake"
     command = [COMMAND, "harvest", str(tmp_path / "in"), "--lake", str(lake)]
     subprocess.run(command, check=True, capture_output=True)
