@@ -448,3 +448,19 @@ def test_numbers_past_any_range_are_survived_in_both_modes(
         command = [COMMAND, "harvest", str(tmp_path / "in"), "--lake", str(tmp_path / mode)]
         subprocess.run([*command, "--phi", mode], check=True, capture_output=True)
         assert ask(tmp_path / mode, "select count(*) from instances") == [(2,)]
+
+
+def test_wrong_credentials_are_said_before_work_starts(tmp_path: Path, s3: S3Server) -> None:
+    bucket = s3.bucket()
+    s3.put(bucket, "in/a", b"x")
+    environment = os.environ | {"AWS_SECRET_ACCESS_KEY": "wrong" * 8}
+    command = [COMMAND, "harvest", f"s3://{bucket}/in", "--lake", str(tmp_path / "lake")]
+    done = subprocess.run(
+        [*command, "--phi", "keep"], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error:")
+    assert bucket in line
+    assert "AWS_SECRET_ACCESS_KEY" in line
+    assert not (tmp_path / "lake").exists()
