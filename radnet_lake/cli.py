@@ -40,6 +40,44 @@ def _run_harvest(config: Any) -> None:
     print_harvest(report)
 
 
+def _run_label(config: Any) -> None:
+    from radnet_lake.label import label
+    from radnet_lake.summary import print_label
+
+    print_label(label(config))
+
+
+def _run_funnel(config: Any) -> None:
+    from radnet_lake.summary import funnel
+
+    funnel(config)
+
+
+def _run_explain(config: Any) -> None:
+    from radnet_lake.explain import explain
+
+    print(explain(config))
+
+
+def _run_override(config: Any) -> None:
+    from radnet_lake.site import override
+
+    print(f"{override(config)}\nnext: radnet-lake label, which applies it")
+
+
+def _run_protocols(config: Any) -> None:
+    from radnet_lake.site import protocols
+
+    protocols(config)
+
+
+def _run_export(config: Any) -> None:
+    from radnet_lake.export import export
+
+    for name, value in export(config).items():
+        print(f"{name:14}{value}")
+
+
 def _run_query(config: Any) -> None:
     from radnet_lake.query import query
 
@@ -96,10 +134,46 @@ COMMANDS: dict[str, Command] = {
         "crawl DICOM files on disk or S3 into a header lake",
         "radnet-lake harvest /archive s3://pacs/2019 --lake s3://lakes/ct --collection pacs",
     ),
+    "label": Command(
+        "label:LabelConfig",
+        _run_label,
+        "label every series by its headers; print the funnel and the label counts",
+        "radnet-lake label --lake lake --mode default",
+    ),
+    "funnel": Command(
+        "summary:FunnelConfig",
+        _run_funnel,
+        "print how many series each exclusion takes",
+        "radnet-lake funnel --lake lake --format csv",
+    ),
+    "explain": Command(
+        "explain:ExplainConfig",
+        _run_explain,
+        "say in words why a series has its labels, and why it is excluded",
+        "radnet-lake explain 1.2.840.113619.2.176 --lake lake",
+    ),
+    "override": Command(
+        "site:OverrideConfig",
+        _run_override,
+        "overrule the rules for one series, or for many by a checked file",
+        'radnet-lake override 1.2.840.1 --label view --value axial --who "A. Reader" --why "seen"',
+    ),
+    "protocols": Command(
+        "site:ProtocolsConfig",
+        _run_protocols,
+        "list the descriptions that most series without an answer share; add a protocol table",
+        "radnet-lake protocols --lake lake",
+    ),
+    "export": Command(
+        "export:ExportConfig",
+        _run_export,
+        "freeze the labels in one file, with rule set, lake version and counts",
+        "radnet-lake export --lake lake -o labels.parquet",
+    ),
     "query": Command(
         "query:QueryConfig",
         _run_query,
-        "ask the lake in SQL: instances, rejects, runs, series_headers, files",
+        "ask the lake in SQL: instances, series, funnel, training_set, rejects, runs, ...",
         'radnet-lake query --lake lake "select Modality, count(*) from instances group by all"',
     ),
     "shell": Command(
@@ -213,8 +287,11 @@ def _add_flags(parser: argparse.ArgumentParser, config: type) -> None:
         text = text.replace("%", "%%")
         metavar = field.metadata.get("positional")
         if metavar:
-            several = "+" if "tuple" in str(field.type) else None
-            parser.add_argument(field.name, metavar=metavar, nargs=several, help=text)
+            several = "+" if "tuple" in str(field.type) else None if required else "?"
+            default = None if required else field.default
+            parser.add_argument(
+                field.name, metavar=metavar, nargs=several, default=default, help=text
+            )
             continue
         flag = "--" + field.name.replace("_", "-")
         short = [field.metadata["short"]] if "short" in field.metadata else []

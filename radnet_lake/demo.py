@@ -1,12 +1,16 @@
-"""The demo: a phantom archive, its lake, and what to try next."""
+"""The demo: a phantom archive, its lake, its labels, and what to try next."""
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from radnet_lake.explain import ExplainConfig, explain
 from radnet_lake.harvest import HarvestConfig, harvest
+from radnet_lake.label import LabelConfig, label
+from radnet_lake.lake import connect
 from radnet_lake.phantom import PhantomConfig, phantom
 from radnet_lake.query import QueryConfig, query
+from radnet_lake.summary import print_label
 from radnet_lake.watch import HarvestWatch, print_harvest
 
 QUERIES = (
@@ -21,6 +25,16 @@ QUERIES = (
 )
 
 
+WORTH_EXPLAINING = """
+    select SeriesInstanceUID
+    from series
+    where sequence = 'T2-FLAIR'
+    order by excluded_by is null, len(sequence_losers) desc nulls last, SeriesInstanceUID
+    limit 1
+"""
+"""A label with other rules against it, of a series that is excluded, where there is one."""
+
+
 @dataclass(frozen=True)
 class DemoConfig:
     """Settings of the demo."""
@@ -32,7 +46,7 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> None:
-    """Make a phantom archive, harvest it into a lake, show the lake's answers."""
+    """Make a phantom archive, harvest it into a lake, label it, show the lake's answers."""
     out = Path(config.out).absolute()
     archive, lake = out / "archive", out / "lake"
     if not archive.exists():
@@ -47,4 +61,11 @@ def demo(config: DemoConfig) -> None:
     for sql in QUERIES:
         print(f"\n$ radnet-lake query --lake {shlex.quote(str(lake))} {shlex.quote(sql)}")
         query(QueryConfig(sql=sql, lake=str(lake)))
+    print(f"\n$ radnet-lake label --lake {shlex.quote(str(lake))}")
+    print_label(label(LabelConfig(lake=str(lake))))
+    with connect(str(lake)) as connection:
+        found = connection.execute(WORTH_EXPLAINING).fetchall()
+    for (uid,) in found:
+        print(f"\n$ radnet-lake explain {uid} --lake {shlex.quote(str(lake))}")
+        print(explain(ExplainConfig(series=uid, lake=str(lake))))
     print(f"\nThe lake is {lake}; ask it more: radnet-lake shell --lake {shlex.quote(str(lake))}")

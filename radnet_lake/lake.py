@@ -30,6 +30,7 @@ import pyarrow.parquet as pq
 from radnet_lake import __version__, schema
 from radnet_lake.errors import LakeError, SettingError
 from radnet_lake.folder import Folder
+from radnet_lake.lexicon import create_macros, create_tables, run_folder
 
 LAKE_VARIABLE = "RADNET_LAKE"
 _FORMAT, _LOG, _CHECKPOINT = "_lake/format.json", "_lake/log/", "_lake/checkpoint/"
@@ -65,13 +66,14 @@ class Snapshot:
     """What the lake holds after commit `version`.
 
     parts: by name. runs: the last record of each run. words: sealed words of free text that enough
-    patients share to be let through.
+    patients share to be let through. labels: mode, rules and time of the last labelling.
     """
 
     version: int = 0
     parts: dict[str, Part] = field(default_factory=dict)
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     words: set[str] = field(default_factory=set)
+    labels: dict[str, Any] = field(default_factory=dict)
 
     def of(self, table: str) -> list[Part]:
         """The parts of one table, in the order of their names."""
@@ -124,10 +126,15 @@ class Lake:
         remove: list[str] | None = None,
         run: dict[str, Any] | None = None,
         words: list[str] | None = None,
+        labels: dict[str, Any] | None = None,
+        replace: str = "",
+        keep: list[str] | None = None,
     ) -> int:
         """Add and remove files at one stroke; returns the commit's number.
 
-        Raises CommitConflict where a file to be removed is gone already; nothing is changed then.
+        replace: a table whose parts must be just those to be removed and those to `keep`, so that
+        two runs which both make it anew do not both stay. Raises CommitConflict where they are
+        not, or where a file to be removed is gone already; nothing is changed then.
         """
         entry = {
             "at": utc_now().isoformat(),
@@ -135,6 +142,7 @@ class Lake:
             "remove": remove or [],
             "run": run,
             "words": words or [],
+            "labels": labels,
         }
         data = json.dumps(entry).encode()
         attempt = 0
@@ -142,6 +150,9 @@ class Lake:
             self.refresh()
             if remove and not all(name in self.snapshot.parts for name in remove):
                 raise CommitConflict(f"{len(remove)} files")
+            expected = {*(remove or []), *(keep or [])}
+            if replace and {p.name for p in self.snapshot.of(replace)} != expected:
+                raise CommitConflict(replace)
             version = self.snapshot.version + 1
             if self.folder.create(f"{_LOG}{version:012d}.json", data):
                 break
@@ -172,7 +183,7 @@ class Lake:
         """Write rows as a new Parquet file `table/name-<unique>.parquet`; a commit must name it."""
         sink = pa.BufferOutputStream()
         pq.write_table(
-            rows.cast(schema.TABLES[table]),
+            rows.cast(schema.TABLES.get(table, rows.schema)),
             sink,
             compression="zstd",
             row_group_size=ROW_GROUP_ROWS,
@@ -189,7 +200,7 @@ class Lake:
         filesystem, base = self.folder.filesystem()
         return pyarrow.dataset.dataset(
             [f"{base}/{p.name}" for p in parts],
-            schema=schema.TABLES[parts[0].table],
+            schema=schema.TABLES.get(parts[0].table),
             format="parquet",
             filesystem=filesystem,
         )
@@ -220,6 +231,7 @@ def _apply(snapshot: Snapshot, entry: dict[str, Any]) -> None:
     if entry["run"]:
         snapshot.runs[entry["run"]["run_id"]] = entry["run"]
     snapshot.words.update(entry["words"])
+    snapshot.labels = entry.get("labels") or snapshot.labels
     snapshot.version = entry["version"]
 
 
@@ -228,12 +240,14 @@ def _encode_snapshot(snapshot: Snapshot) -> dict[str, Any]:
         "parts": [list(p) for p in snapshot.parts.values()],
         "runs": snapshot.runs,
         "words": sorted(snapshot.words),
+        "labels": snapshot.labels,
     }
 
 
 def _decode_snapshot(entry: dict[str, Any]) -> Snapshot:
     parts = {p[1]: decode_part(p) for p in entry["parts"]}
-    return Snapshot(entry["version"], parts, entry["runs"], set(entry["words"]))
+    words, labels = set(entry["words"]), entry.get("labels", {})
+    return Snapshot(entry["version"], parts, entry["runs"], words, labels)
 
 
 def open_lake(uri: str) -> Lake:
@@ -343,39 +357,55 @@ def attach(lake: str | None, database: str) -> None:
 
 
 def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
-    """Make the raw tables `stored.*` and then all of sql/, in the order of the paths."""
+    """Make the raw tables `stored.*`, then the views of headers and, once labelled, of labels."""
     connection.execute("create schema if not exists stored")
-    for table in schema.TABLES:
+    for table in (*schema.TABLES, *schema.DERIVED_TABLES):
         parts = opened.snapshot.of(table)
-        if not parts:
+        if parts:
+            load_parts(connection, opened, table, parts)
+        elif table in schema.TABLES:
             empty = schema.TABLES[table].empty_table()
             connection.register("empty_table", empty)
             connection.execute(f"create table stored.{table} as select * from empty_table")
             connection.unregister("empty_table")
-        elif opened.folder.is_s3:
-            connection.register(f"{table}_parts", opened.dataset(parts))
-            connection.execute(f"create view stored.{table} as select * from {table}_parts")
-        else:
-            files = ", ".join(_quote(f"{opened.uri}/{p.name}") for p in parts)
-            connection.execute(
-                f"create view stored.{table} as select * from"
-                f" read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
-            )
     runs = pa.Table.from_pylist(
         [_typed_run(r) for r in opened.snapshot.runs.values()], schema.RUN_SCHEMA
     )
     connection.register("run_records", runs)
     connection.execute("create table stored.runs as select * from run_records")
     connection.unregister("run_records")
-    for path in sorted(schema.SQL_DIR.glob("[0-9]_*/*.sql")):
-        try:
-            connection.execute(path.read_text(encoding="utf-8"))
-        except duckdb.Error as error:
-            where = str(path.relative_to(schema.SQL_DIR.parent))
-            raise LakeError(f"the view cannot be made: {error}", where, "mend the file") from None
-    for view, columns in schema.MEANINGS.items():
+    run_folder(connection, "1_header")
+    meanings = dict(schema.MEANINGS)
+    if opened.snapshot.of("series"):
+        create_tables(connection)
+        create_macros(connection)
+        run_folder(connection, "9_main")
+        meanings["series"] = _series_meanings(connection)
+    for view, columns in meanings.items():
         for name, meaning in columns.items():
             connection.execute(f'comment on column {view}."{name}" is {_quote(meaning)}')
+
+
+def load_parts(
+    connection: duckdb.DuckDBPyConnection, opened: Lake, table: str, parts: list[Part]
+) -> None:
+    """Make the view `stored.<table>` of these parts of one table."""
+    if opened.folder.is_s3:
+        connection.register(f"{table}_parts", opened.dataset(parts))
+        connection.execute(f"create view stored.{table} as select * from {table}_parts")
+    else:
+        files = ", ".join(_quote(f"{opened.uri}/{p.name}") for p in parts)
+        connection.execute(
+            f"create view stored.{table} as select * from"
+            f" read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+        )
+
+
+def _series_meanings(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Of the columns that are header attributes; sql/9_main says what the others are."""
+    names = [row[0] for row in connection.execute("describe stored.series").fetchall()]
+    known = schema.MEANINGS["instances"]
+    return {name: f"{known[name]}; NULL where it varies" for name in names if name in known}
 
 
 def _typed_run(run: dict[str, Any]) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def _describe_series(series: Series, syntax: str, n_files: int, mask: str) -> di
     study = series.study
     values = (
         series.uid, study.uid, study.patient_id, study.modality, series.text, series.sequence,
-        "oblique" if series.odd == "oblique" else series.view, series.post,
+        {"oblique": "oblique", "planes": ""}.get(series.odd, series.view), series.post,
         "|".join(list_coverage(series)), series.odd in ("dynamic", "siblings", "monitor"),
         len(series.keep), measure_spacing(series), find_exclusion(series), study.vendor.name,
         syntax, n_files, series.odd, mask,

@@ -294,7 +294,7 @@ def measure_spacing(series: Series) -> float:
 
 def find_exclusion(series: Series) -> str:
     """The reason that the default order of exclusions names first; empty for a series to keep."""
-    reasons = {EXCLUDED.get(series.odd) or EXCLUDED.get(series.kind)}
+    reasons = {EXCLUDED.get(series.odd), EXCLUDED.get(series.kind)}
     # A volume is resized to 48 slices; where those lie further apart than 15 mm it is left out.
     if measure_spacing(series) * max(len(series.keep), 48) / 48 > 15:
         reasons.add("spacing")
@@ -303,7 +303,7 @@ def find_exclusion(series: Series) -> str:
 
 def list_coverage(series: Series) -> tuple[str, ...]:
     """Coverage labels whose target lies within the field of view; a study's own region only."""
-    partial = series.odd in ("scout", "monitor", "few")
+    partial = series.odd in ("scout", "monitor", "few", "planes")
     return () if partial else REGIONS[series.study.region].coverage
 
 

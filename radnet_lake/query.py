@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from radnet_lake.deidentify import Deidentifier, load_key
 from radnet_lake.errors import RadnetLakeError, SettingError
 from radnet_lake.lake import connect, locate_lake, open_lake
 
+LABEL_VIEWS = "series|funnel|label_counts|training_set|rule_use|protocols"
 MAX_TABLE_ROWS = 1000
 """Rows that a table on a terminal shows; other formats give all."""
 
@@ -25,7 +27,7 @@ class QueryConfig:
     """Settings of one question."""
 
     sql: str = field(metadata={"positional": "SQL"})
-    """a DuckDB query over instances, rejects, runs, series_headers, files"""
+    """a DuckDB query over instances, series, funnel, training_set, rejects, runs, ..."""
     lake: str = ""
     """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     format: str = field(default="table", metadata={"choices": ("table", "csv", "json", "parquet")})
@@ -103,6 +105,8 @@ def run_sql(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.RecordBatchRe
 
 def _sql_error(error: duckdb.Error) -> SettingError:
     remedy = "`describe instances` lists the columns"
+    if re.search(rf"Table with name ({LABEL_VIEWS}) does not exist", str(error)):
+        remedy = "it is made by: radnet-lake label"
     return SettingError(str(error).strip(), "SQL", remedy)
 
 
@@ -116,7 +120,7 @@ def _write_rows(reader: pa.RecordBatchReader, kind: str, file: TextIO) -> None:
         for row in _rows(reader):
             file.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
     else:
-        _write_table(reader, file)
+        write_table(reader, file)
 
 
 def _rows(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
@@ -131,8 +135,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write_table(reader: pa.RecordBatchReader, file: TextIO) -> None:
-    """Aligned columns; values past 60 characters are cut, control characters shown as '?'."""
+def write_table(reader: pa.RecordBatchReader, file: TextIO) -> None:
+    """Aligned columns; values longer than a UID are cut, control characters shown as '?'."""
     names = reader.schema.names
     lines: list[list[str]] = []
     more = False
@@ -156,7 +160,7 @@ def _cell(value: Any) -> str:
         return ""
     text = f"{value:.6g}" if isinstance(value, float) else str(_plain(value))
     text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return text if len(text) <= 64 else text[:63] + "…"
 
 
 def run_shell(config: ShellConfig) -> None:
@@ -165,7 +169,7 @@ def run_shell(config: ShellConfig) -> None:
         import readline  # noqa: F401  # gives input() its history and editing
     with connect(config.lake) as connection:
         if sys.stdin.isatty():
-            print("views: instances, rejects, runs, series_headers, files; end a query with ;")
+            print("`show tables` lists the views, `describe series` its columns; end with ;")
         statement = ""
         while True:
             try:
@@ -182,7 +186,7 @@ def run_shell(config: ShellConfig) -> None:
                 try:
                     reader = run_sql(connection, statement)
                     if reader is not None:
-                        _write_table(reader, sys.stdout)
+                        write_table(reader, sys.stdout)
                 except (RadnetLakeError, duckdb.Error) as error:
                     print(f"error: {error}", file=sys.stderr)
                 statement = ""

@@ -435,6 +435,9 @@ TABLES: dict[str, pa.Schema] = {
     "removals": _schema(ORIGIN, REMOVAL_FACTS),
 }
 
+DERIVED_TABLES = ("rollup", "series")
+"""What labelling stores: one row per series. Their columns are those of the SQL that makes them."""
+
 
 def _meanings(*parts: tuple[Column, ...] | tuple[Attribute, ...]) -> dict[str, str]:
     found = {}

@@ -186,10 +186,15 @@ def pydicom_files() -> Path:
     return Path(pydicom.data.get_testdata_file("CT_small.dcm", download=False)).parent
 
 
-def write_series(folder: Path, series: int, instances: int = 10, patient: str = "P1") -> None:
+def write_series(
+    folder: Path, series: int, instances: int = 10, patient: str = "P1", **attributes: Any
+) -> None:
     """A CT series of small real-looking files: `folder/<series>/<n>.dcm`."""
     source = pydicom.data.get_testdata_file("CT_small.dcm", read=True, download=False)
     source.PatientID = patient
+    source.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in attributes.items():
+        setattr(source, keyword, value)
     source.SeriesInstanceUID = f"1.2.3.{series}"
     source.StudyInstanceUID = f"1.2.{series // 4}"
     target = folder / f"s{series:04d}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from radnet_lake import schema
+from radnet_lake import manual, schema
 from radnet_lake.cli import COMMANDS
 
 ROOT = Path(__file__).parent.parent
@@ -30,11 +30,13 @@ def run_line(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def test_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
     lines = read_block("Harvest and ask", "sh").strip().splitlines()
-    assert len(lines) == 7
+    lines += read_block("Label", "sh").strip().splitlines()
+    assert len(lines) == 13
     for line in lines:
         done = run_line(line, tmp_path)
         assert done.returncode == 0, (line, done.stderr)
         assert done.stderr == "" or line.startswith("radnet-lake harvest"), (line, done.stderr)
+    assert (tmp_path / "labels.parquet").exists()
     assert (tmp_path / "headers.csv").read_text().startswith("SeriesInstanceUID,StudyDescription\n")
     code = read_block("Harvest and ask", "python").replace(".df()", ".fetchall()")
     done = subprocess.run(
@@ -55,7 +57,7 @@ def test_tree_of_the_readme_is_the_disk() -> None:
         else:
             told.add(name)
     files = subprocess.run(
-        ["git", "ls-files", "radnet_lake", "sql", "jobs", "deploy", "benchmarks"],
+        ["git", "ls-files", "radnet_lake", "sql", "jobs", "deploy", "benchmarks", "docs"],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -79,6 +81,11 @@ def test_every_command_is_documented_and_its_help_ends_with_an_example(name: str
 
 def test_schema_page_is_what_the_schema_says() -> None:
     assert (ROOT / "sql/SCHEMA.md").read_text(encoding="utf-8") == schema.describe()
+
+
+def test_tables_of_the_labels_page_are_those_of_the_rules() -> None:
+    page = manual.PAGE.read_text(encoding="utf-8")
+    assert page == manual.refresh(page)
 
 
 def test_every_reject_reason_is_a_snake_case_word_with_a_meaning() -> None:

@@ -1,0 +1,127 @@
+"""Labelling, timed on a synthetic lake: a table on standard output.
+
+    python benchmarks/label.py --rows 1000000 10000000
+
+Ratios hold within one run on one machine; seconds do not. The lake holds CT and MR series of about
+a hundred instances, as a compaction leaves them: 90 % are plain stacks; the others repeat, miss a
+slice, hold a scout, or contradict themselves.
+"""
+
+from pathlib import Path
+
+import duckdb
+
+from radnet_lake import schema
+from radnet_lake.compact import FULL_ROWS
+from radnet_lake.lake import Lake, create_lake, partition_name
+
+PER_SERIES = 100
+THREADS = 2
+
+_SERIES = """
+create or replace macro r(x, k) as (hash(x * 1000 + k) % 1000003) / 1000003.0;
+create or replace macro uid(x, k) as concat('2.25.', hash(x, k), hash(k, x));
+create or replace macro pick(x, k, words) as words[1 + (hash(x * 1000 + k) % len(words))::int];
+create or replace temp table one as
+select
+    s, {is_ct} as is_ct, s % 100 as kind,
+    uid(s, 'series') as series_uid, uid(s // 4, 'study') as study_uid, uid(s // 4, 'for') as space,
+    md5(concat(s // 8)) as patient,
+    if(kind < 5, 25, 50 + (hash(s) % 101)::int) as n_locations,
+    if(kind < 5, 4, 1) as n_times,
+    if(is_ct, 0, radians(40 * (r(s, 1) - 0.5))) as a, if(is_ct, 0, radians(20 * (r(s, 2) - 0.5))) as b,
+    list_transform(
+        [cos(b), sin(b), 0.0, -sin(b) * cos(a), cos(b) * cos(a), sin(a)], lambda c: round(c, 6)
+    ) as o,
+    [sin(b) * sin(a), -cos(b) * sin(a), cos(a)] as n,
+    pick(s, 3, [0.625, 1.25, 2.5, 3.0, 5.0, 3.3, 6.6]) as dz,
+    [-200 + 50 * r(s, 4), -180 + 40 * r(s, 5), -500 + 900 * r(s, 6)] as p0,
+    pick(s, 7, [[0.48828125, 0.48828125], [0.703125, 0.703125], [0.9375, 0.9375]]) as spacing,
+    pick(s, 8, [256, 320, 512]) as matrix,
+    pick(s, 9, ['GE MEDICAL SYSTEMS', 'SIEMENS', 'Philips']) as vendor,
+    if(is_ct, pick(s, 10, ['Thorax 5.0 B31f', 'ABD/PELVIS C+ 2.5mm', '', 'Recon 2: CHEST W/O']),
+        pick(s, 11, ['t2_tse_tra', 'AX T1 FSE POST GAD', 'SAG T2 FLAIR', 'ep2d_diff_b1000'])) as words,
+    date '2020-01-01' + (hash(s // 4) % 2000)::int as study_date,
+    r(s, 12) * 80000 as start_s,
+from range({first}, {last}) as t(s);
+"""
+
+_ROWS = """
+select
+    concat('sealed:', md5(concat(s)), '/', md5(concat(s, '/', i))) as uri,
+    timestamp '2026-01-01' + interval (s // 5000) second as harvested_at,
+    '20260101T000000-abcdef' as run_id, concat('site', s % 7) as collection, 'image' as object_kind,
+    if(is_ct, '1.2.840.10008.1.2.1', '1.2.840.10008.1.2.4.90') as TransferSyntaxUID,
+    526000 + (hash(s, i) % 2000)::bigint as size_bytes, timestamp '2025-01-01' as modified,
+    2200 + (s % 50) as header_bytes, true as has_pixel_data, false as has_modality_lut,
+    []::varchar[] as flags, if(s % 3 = 0, ['AccessionNumber', 'PatientAge', 'ScanOptions'], []) as empty_keywords,
+    []::varchar[] as unparseable_keywords, []::varchar[] as multivalued_keywords,
+    patient as PatientID, if(s // 8 % 2 = 0, 'M', 'F') as PatientSex,
+    if(s % 3 = 0, '', '055Y') as PatientAge, study_uid as StudyInstanceUID,
+    series_uid as SeriesInstanceUID, uid(s, i) as SOPInstanceUID,
+    if(is_ct, '1.2.840.10008.5.1.4.1.1.2', '1.2.840.10008.5.1.4.1.1.4') as SOPClassUID,
+    space as FrameOfReferenceUID, if(is_ct, 'CT', 'MR') as Modality,
+    if(is_ct, ['ORIGINAL', 'PRIMARY', 'AXIAL'], ['ORIGINAL', 'PRIMARY', 'M', 'ND', 'NORM']) as ImageType,
+    if(kind = 7 and i % 2 = 0, words || ' 2', words) as SeriesDescription,
+    if(is_ct, 'CT ABDOMEN AND PELVIS WITH CONTRAST', 'MRI BRAIN W WO') as StudyDescription,
+    words || ' protocol' as ProtocolName, if(is_ct, 'ABDOMEN', 'BRAIN') as BodyPartExamined,
+    [{'CodeValue': 'CT5', 'CodingSchemeDesignator': 'L', 'CodeMeaning': 'abdomen'}] as ProcedureCodeSequence,
+    'HFS' as PatientPosition, vendor as Manufacturer, vendor || ' model' as ManufacturerModelName,
+    ['syngo MR E11', 'B17'] as SoftwareVersions, md5(vendor) as StationName, ['ISO_IR 100'] as SpecificCharacterSet,
+    s % 30 as SeriesNumber, 1 + i // n_locations as AcquisitionNumber, i + 1 as InstanceNumber,
+    [round(p0[1] + n[1] * depth_mm, 3), round(p0[2] + n[2] * depth_mm, 3), round(p0[3] + n[3] * depth_mm, 3)]
+        as ImagePositionPatient,
+    if(kind = 6 and i = 0, [0.0, 1, 0, 0, 0, -1], o) as ImageOrientationPatient,
+    spacing as PixelSpacing, matrix as "Rows", matrix as "Columns", dz as SliceThickness,
+    dz as SpacingBetweenSlices, round(p0[3] + depth_mm, 2) as SliceLocation,
+    if(is_ct, 0.0, null) as GantryDetectorTilt, if(is_ct, spacing[1] * matrix, null) as ReconstructionDiameter,
+    if(is_ct, null, ['SE']) as ScanningSequence, if(is_ct, null, ['SK', 'SP']) as SequenceVariant,
+    if(is_ct, null, '2D') as MRAcquisitionType, if(is_ct, null, '*tse2d1_15') as SequenceName,
+    if(is_ct, null, 'N') as AngioFlag, if(is_ct, null, 500.0 + s % 4000) as RepetitionTime,
+    if(is_ct, null, 10.0 + s % 100 + if(kind = 8, i % 2, 0)) as EchoTime,
+    if(is_ct, null, 1.0) as NumberOfAverages, if(is_ct, null, 63.8 + r(s, 13)) as ImagingFrequency,
+    if(is_ct, null, 1.5) as MagneticFieldStrength, if(is_ct, null, 15) as EchoTrainLength,
+    if(is_ct, null, 90.0) as FlipAngle, study_date as StudyDate, study_date as SeriesDate,
+    study_date as AcquisitionDate, start_s as StudyTime, start_s + 60 as SeriesTime,
+    start_s + 60 + round(i * 0.35, 2) as AcquisitionTime, start_s + 61 + round(i * 0.35, 2) as ContentTime,
+    if(is_ct, 'OMNIPAQUE 350', '') as ContrastBolusAgent, if(is_ct, 'IV', null) as ContrastBolusRoute,
+    if(is_ct, 100.0, null) as ContrastBolusVolume, 1 as SamplesPerPixel, 'MONOCHROME2' as PhotometricInterpretation,
+    16 as BitsAllocated, 12 as BitsStored, 11 as HighBit, 0 as PixelRepresentation,
+    if(is_ct, -2000.0, null) as PixelPaddingValue, if(is_ct, -1024.0, null) as RescaleIntercept,
+    if(is_ct, 1.0, null) as RescaleSlope, if(is_ct, 'HU', null) as RescaleType, '00' as LossyImageCompression,
+    'YES' as PatientIdentityRemoved, ['CTP'] as DeidentificationMethod,
+    [{'CodeValue': '113100', 'CodingSchemeDesignator': 'DCM', 'CodeMeaning': 'Basic Application Confidentiality Profile'}] as DeidentificationMethodCodeSequence,
+from (
+    select
+        one.*, i,
+        dz * (i % n_locations + if(kind = 5 and i % n_locations > n_locations // 2, 1, 0)) as depth_mm
+    from one, range(n_locations * n_times) as t(i)
+    order by series_uid, i
+)
+"""
+
+
+def make_lake(folder: Path, rows: int) -> Lake:
+    """A lake of about `rows` instance rows, in parts as compaction leaves them."""
+    lake = create_lake(str(folder), "keep", "")
+    columns = ", ".join(
+        f'"{f.name}"' for f in schema.TABLES["instances"]
+    )
+    series = FULL_ROWS // PER_SERIES
+    with duckdb.connect() as connection:
+        connection.execute(f"set threads = {THREADS}")
+        empty = schema.TABLES["instances"].empty_table()
+        connection.register("empty_instances", empty)
+        for number, first in enumerate(range(0, rows // PER_SERIES, series)):
+            last = min(first + series, rows // PER_SERIES)
+            modality = ("CT", "MR")[number % 2]
+            sql = _SERIES.format(first=first, last=last, is_ct=modality == "CT")
+            for statement in sql.split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+            made = connection.sql(
+                f"select {columns} from (select * from empty_instances union all by name {_ROWS})"
+            ).to_arrow_table()
+            name = f"{partition_name('synthetic', modality)}/compacted"
+            lake.commit(add=[lake.write_part("instances", made, name)])
+    return lake

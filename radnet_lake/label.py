@@ -1,0 +1,174 @@
+"""Labels: the rules of sql/ applied to the roll-up, and stored as `series`, one row per series.
+
+Excluded series are rows too, with their reasons. Studies stay whole in a chunk, for some rules look
+at a series' siblings; a chunk bounds the memory.
+"""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import duckdb
+import pyarrow as pa
+
+from radnet_lake import lexicon, schema
+from radnet_lake.errors import LakeError
+from radnet_lake.lake import (
+    CommitConflict,
+    Lake,
+    Part,
+    connect,
+    load_parts,
+    locate_lake,
+    open_lake,
+    utc_now,
+)
+from radnet_lake.rollup import RollupReport, refresh_rollup
+from radnet_lake.site import load_site, read_overrides, read_protocols
+
+LAYERS = ("3_text", "4_evidence", "5_hit", "6_decision", "7_exclusion", "8_labelled")
+CHUNK_SERIES = 250_000
+MODES = ("paper", "default", "strict")
+
+
+@dataclass(frozen=True)
+class LabelConfig:
+    """Settings of one labelling."""
+
+    lake: str = ""
+    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
+    mode: str = field(default="default", metadata={"choices": MODES})
+    """paper: the paper's reading to the letter; strict: nothing contradicted or weak is kept"""
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What a labelling did. kept: series that nothing excludes; undescribed: CT and MR series
+    without a description, of `images`; rows_without_uid: surrogate series."""
+
+    lake: str
+    mode: str
+    rule_set: str
+    rollup: RollupReport
+    series: int
+    images: int
+    kept: int
+    undescribed: int
+    seconds: float
+
+
+def label(config: LabelConfig) -> LabelReport:
+    """Bring the roll-up up to date, label every series, store `series`.
+
+    Raises LakeError where there is no lake, where sql/ is wrong, or where another run labels at the
+    same time; SettingError for a bad row of overrides/ or protocols/. What was stored before stays
+    until the one commit at the end.
+    """
+    start = utc_now()
+    lake = open_lake(locate_lake(config.lake))
+    overrides, protocols = read_overrides(lake), read_protocols(lake)
+    rolled = refresh_rollup(lake)
+    old = lake.snapshot.of("series")
+    rules = lexicon.rule_set()
+    parts = []
+    chunks = max(1, -(-rolled.series // CHUNK_SERIES))
+    for chunk in range(chunks):
+        with label_chunk(lake, config.mode, overrides, protocols, (chunk, chunks)) as connection:
+            check(connection)
+            parts.append(_store(lake, connection, chunk))
+    record = {"mode": config.mode, "rule_set": rules, "at": start.isoformat()}
+    try:
+        lake.commit(add=parts, remove=[p.name for p in old], labels=record, replace="series")
+    except CommitConflict:
+        lake.folder.delete([p.name for p in parts])
+        remedy = "let the other run end, then label again"
+        raise LakeError("another run labelled this lake meanwhile", lake.uri, remedy) from None
+    with connect(lake.uri) as connection:
+        series, images, kept, undescribed = connection.execute(
+            "select count(*), count(*) filter (not list_contains(exclusions, 'not_image')),"
+            " count(*) filter (excluded_by is null), count(*) filter (x_nodesc) from series"
+        ).fetchall()[0]
+    seconds = (utc_now() - start).total_seconds()
+    return LabelReport(
+        lake.uri, config.mode, rules, rolled, series, images, kept, undescribed, seconds
+    )
+
+
+@contextmanager
+def label_chunk(
+    lake: Lake,
+    mode: str,
+    overrides: pa.Table,
+    protocols: pa.Table,
+    chunk: tuple[int, int] = (0, 1),
+    study: str = "",
+) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A connection in which every layer of sql/ is a table, up to labelled.series.
+
+    chunk: number and count; a study lies in one chunk. study: this one only.
+    """
+    parts = lake.snapshot.of("rollup")
+    with tempfile.TemporaryDirectory() as spill, duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        connection.execute("set temp_directory = ?", [spill])
+        connection.execute("create schema stored; create schema stage")
+        load_parts(connection, lake, "rollup", parts)
+        number, count = chunk
+        connection.execute(
+            "create table stage.series as select * from stored.rollup"
+            " where (? = 1 or hash(StudyInstanceUID) % ? = ?)"
+            " and (? = '' or StudyInstanceUID = ?)",
+            [count, count, number, study, study],
+        )
+        run_layers(connection, mode, overrides, protocols)
+        yield connection
+
+
+def run_layers(
+    connection: duckdb.DuckDBPyConnection, mode: str, overrides: pa.Table, protocols: pa.Table
+) -> None:
+    """Run the layers of sql/ over stage.series, each as tables."""
+    lexicon.create_tables(connection)
+    lexicon.create_macros(connection)
+    connection.execute(
+        "create table rule.run as select ? as mode, ? as rule_set, now()::timestamp as labelled_at",
+        [mode, lexicon.rule_set()],
+    )
+    load_site(connection, overrides, protocols)
+    for folder in LAYERS:
+        lexicon.run_folder(connection, folder, materialise=True)
+
+
+def check(connection: duckdb.DuckDBPyConnection) -> None:
+    """Run the queries of sql/check, each of which must find nothing. Raises LakeError."""
+    for path in sorted((schema.SQL_DIR / "check").glob("*.sql")):
+        offenders = connection.execute(path.read_text(encoding="utf-8")).fetchall()
+        if offenders:
+            where = str(path.relative_to(schema.SQL_DIR.parent))
+            what = f"{len(offenders)} series break a check, the first: {offenders[0][0]}"
+            raise LakeError(what, where, "mend the rules; nothing was stored")
+
+
+def _store(lake: Lake, connection: duckdb.DuckDBPyConnection, chunk: int) -> Part:
+    rows = connection.sql("from labelled.series order by SeriesInstanceUID").to_arrow_table()
+    return lake.write_part("series", rows, f"chunk{chunk:04d}")
+
+
+def warn_if_stale(lake: Lake) -> str:
+    """A sentence where harvests have changed the lake since it was labelled, else ''.
+
+    Raises LakeError where it never was.
+    """
+    labels = lake.snapshot.labels
+    if not labels or not lake.snapshot.of("series"):
+        raise LakeError("not labelled yet", lake.uri, f"run: radnet-lake label --lake {lake.uri}")
+    later = [
+        run
+        for run in lake.snapshot.runs.values()
+        if run["updated_at"] > labels["at"]
+        and (run["instances"] or run["superseded"] or run["vanished"])
+    ]
+    if later:
+        return f"{len(later)} harvests are newer than the labels; run: radnet-lake label"
+    return ""

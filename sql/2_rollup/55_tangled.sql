@@ -1,0 +1,95 @@
+-- grain: one row per frame of a series that is not in rollup.plain
+-- meaning: where it lies and what may tell it from other frames there; content: equal where two
+-- frames say the same; space, matrix: what frames of one stack share
+-- source: frame.live; content is told apart after the join, for few series come here
+create view rollup.tangled as
+select
+    p.SeriesInstanceUID,
+    {
+        'date': coalesce(p.InstanceCreationDate, date '0001-01-01'),
+        'time': coalesce(p.InstanceCreationTime, 0),
+        'harvested_at': p.harvested_at,
+        'row': row_number() over ()
+    } as file_age,
+    p.ImageOrientationPatient,
+    p.ImagePositionPatient,
+    p.PixelSpacing,
+    p."Rows",
+    p."Columns",
+    p.AcquisitionNumber,
+    p.AcquisitionTime,
+    p.AcquisitionDateTime,
+    p.FrameAcquisitionDateTime,
+    p.TemporalPositionIdentifier,
+    p.TemporalPositionIndex,
+    p.TriggerTime,
+    p.NominalCardiacTriggerDelayTime,
+    p.InversionTime,
+    p.FlipAngle,
+    p.StackID,
+    p.ConcatenationUID,
+    p.InConcatenationNumber,
+    p.InConcatenationTotalNumber,
+    b_value(
+        p.DiffusionBValue,
+        p.SIEMENS_MR_HEADER_xx0C,
+        p.Philips_Imaging_DD_001_xx03,
+        p.Image_Private_Header_xx09,
+        p.GEMS_PARM_01_xx39
+    ) as b,
+    nullif(p.SOPInstanceUID, '') as SOPInstanceUID,
+    nullif(p.FrameOfReferenceUID, '') as space,
+    coalesce(p.frame_number, 1) as frame_number,
+    coalesce(p.EffectiveEchoTime, p.EchoTime) as EchoTime,
+    p.object_kind = 'image' as is_image,
+    is_image
+    and is_plane(p.ImageOrientationPatient, p.ImagePositionPatient, p.PixelSpacing, p."Rows", p."Columns")
+        as is_valid,
+    p.Modality = 'CT' as is_ct,
+    p.InstanceNumber is null as is_unnumbered,
+    p.NumberOfTemporalPositions > 1 as has_time_points,
+    p.CardiacNumberOfImages > 1 as has_cardiac_phases,
+    hash(p.ImageType[3:], p.FrameType[3:], p.ComplexImageComponent) as component,
+    hash(p.SOPClassUID, p.SamplesPerPixel, p."Rows", p."Columns") as matrix,
+    hash(
+        p.ImageOrientationPatient,
+        p.ImagePositionPatient,
+        p.PixelSpacing,
+        p."Rows",
+        p."Columns",
+        p.FrameOfReferenceUID,
+        p.SOPClassUID,
+        p.frame_number,
+        p.InstanceNumber,
+        p.AcquisitionNumber,
+        p.AcquisitionDate,
+        p.AcquisitionTime,
+        p.ContentTime,
+        p.AcquisitionDateTime,
+        p.FrameAcquisitionDateTime,
+        p.FrameReferenceDateTime,
+        p.TemporalPositionIdentifier,
+        p.TemporalPositionIndex,
+        p.TriggerTime,
+        p.NominalCardiacTriggerDelayTime,
+        p.RepetitionTime,
+        p.EchoTime,
+        p.EffectiveEchoTime,
+        p.EchoNumbers,
+        p.InversionTime,
+        p.FlipAngle,
+        b,
+        p.ImageType,
+        p.FrameType,
+        p.ComplexImageComponent,
+        p.StackID,
+        p.DimensionIndexValues,
+        p.SeriesDescription
+    ) as content,
+from frame.live as p
+semi join (
+    select m.SeriesInstanceUID
+    from rollup.measure as m
+    anti join rollup.plain as s on m.SeriesInstanceUID = s.SeriesInstanceUID
+) as t
+    on p.SeriesInstanceUID = t.SeriesInstanceUID;

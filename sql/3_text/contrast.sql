@@ -1,0 +1,73 @@
+-- grain: one row per distinct text of a description, a protocol, an agent or a coded agent
+-- meaning: which words of each lexicon of contrast it holds
+-- source: lexicon/contrast.csv; what denies is taken out before what affirms is looked for
+create view text.contrast as
+with texts as (
+    select SeriesDescription as text from stage.series
+    union
+    select StudyDescription from stage.series
+    union
+    select ProtocolName from stage.series
+    union
+    select PerformedProcedureStepDescription from stage.series
+    union
+    select ContrastBolusAgent from stage.series
+    union
+    select ContrastBolusRoute from stage.series
+    union
+    select coalesce(nullif(code.CodeMeaning, ''), code.CodeValue)
+    from (select unnest(ContrastBolusAgentSequence) as code from stage.series) as codes
+    union
+    select code.CodeMeaning
+    from (
+        select unnest(ContrastBolusAdministrationRouteSequence) as code
+        from stage.series
+    ) as codes
+    union
+    select unnest(ContrastBolusIngredient) from stage.series
+),
+
+normal as (
+    select
+        text,
+        normalise_contrast(text) as words,
+        drop_contrast_noise(normalise_contrast(text)) as clean
+    from texts
+    where text is not null
+),
+
+denied as (
+    select
+        text,
+        words,
+        clean,
+        drop_contrast_before(drop_contrast_no(clean)) as rest
+    from normal
+)
+
+select
+    text,
+    trim(words) = '' as is_empty,
+    find_contrast_both(clean) as mixed,
+    find_contrast_span(clean) as span,
+    find_contrast_first(clean) as first_phase,
+    find_contrast_no(clean) as no_word,
+    find_contrast_before(drop_contrast_no(clean)) as before,
+    find_contrast_yes(rest) as yes_word,
+    find_contrast_after(rest) as after,
+    find_contrast_with(rest) as with_word,
+    find_contrast_ce(rest) as ce,
+    find_contrast_ct(rest) as ct,
+    find_contrast_bolus(rest) as bolus,
+    find_contrast_mr(rest) as mr,
+    find_contrast_mr_after(rest) as mr_after,
+    find_contrast_phases(rest) as phases,
+    find_contrast_scout(words) as scout,
+    find_contrast_procedure(words) as procedure,
+    find_contrast_t1(words) as t1,
+    find_contrast_asl(words) as asl,
+    find_agent_none(words) as agent_none,
+    find_agent_unknown(words) as agent_unknown,
+    find_agent_enteral(words) as enteral,
+    find_agent_vascular(drop_contrast_no(words)) as vascular
+from denied;

@@ -1,0 +1,25 @@
+-- grain: one row per distinct series description
+-- meaning: which planes it names; whether it is a description at all
+-- source: lexicon/view.csv, lexicon/description.csv
+create view text.description as
+with texts as (
+    select distinct SeriesDescription as text
+    from stage.series
+    where SeriesDescription is not null
+),
+
+normal as (
+    select
+        text,
+        normalise_view(text) as words,
+    from texts
+)
+
+select
+    text,
+    find_axial(words) as axial,
+    find_coronal(words) as coronal,
+    find_sagittal(words) as sagittal,
+    trim(text, ' ' || chr(0)) = '' or find_placeholder(normalise_description(text)) is not null
+        as is_placeholder,
+from normal;

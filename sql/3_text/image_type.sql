@@ -1,0 +1,37 @@
+-- grain: one row per distinct set of ImageType values
+-- meaning: what the values that all frames share say, from the third on: localizer, map, picture
+-- source: DICOM PS3.3 C.7.6.1.1.2, C.8.3.1.1.1; lexicon/sequence.csv, type_*
+create view text.image_type as
+with texts as (
+    select distinct join_types(image_types, ImageType) as text
+    from stage.series
+),
+
+parted as (
+    select
+        text,
+        list_transform(string_split(upper(text), '|'), lambda t: string_split(t, '\')[3:]) as types,
+    from texts
+    where text is not null
+),
+
+shared as (
+    select
+        text,
+        ' ' || array_to_string(
+            list_filter(
+                types[1],
+                lambda v: list_bool_and(list_transform(types, lambda t: list_contains(t, v)))
+            ),
+            ' '
+        ) || ' ' as words,
+    from parted
+)
+
+select
+    text,
+    find_type_scout(words) as scout,
+    find_type_adc(words) as adc,
+    find_type_trace(words) as trace,
+    find_type_derived(words) as derived_image,
+from shared;

@@ -1,0 +1,28 @@
+-- grain: one row per distinct name of a pulse sequence, as vendors write it
+-- meaning: the pulse family that the name shows
+-- source: lexicon/sequence.csv, name_*; dcm2niix, ezBIDS
+create view text.sequence_name as
+with texts as (
+    select coalesce(SequenceName, PulseSequenceName, GEMS_ACQU_01_xx9E, GEMS_ACQU_01_xx9C) as text
+    from stage.series
+),
+
+normal as (
+    select distinct
+        text,
+        normalise_sequence(text) as words,
+    from texts
+    where text is not null
+)
+
+select
+    text,
+    find_name_diffusion(words) as diffusion,
+    find_name_flash_scout(words) as flash_scout,
+    case
+        when find_name_ep(words) is not null then 'EP'
+        when find_name_ir(words) is not null then 'IR'
+        when find_name_gr(words) is not null then 'GR'
+        when find_name_se(words) is not null then 'SE'
+    end as family,
+from normal;

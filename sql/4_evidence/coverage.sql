@@ -1,0 +1,108 @@
+-- grain: one row per CT or MR series
+-- meaning: how much of the body the stack shows, and which regions each of its texts names: labels
+-- that pass their gates, labels that the stack is too short for; is_whole: the stack is long enough
+-- for all regions of that text together; station: labels of BodyPartExamined
+-- source: text.region, regions.csv, thresholds.csv
+create view evidence.coverage as
+with image as (
+    select
+        *,
+        coalesce(Modality = 'CT' or is_ct_class(SOPClassUID), false) as is_ct,
+        flatten(list_transform(coalesce(image_types, []), lambda t: string_split(t, '\')))
+            as image_type_words,
+        code_meanings(AnatomicRegionSequence) as coded_text,
+        code_meanings(ProcedureCodeSequence) as procedure_text,
+        menu_protocol(StudyDescription) as study_text,
+        menu_folder(StudyDescription) as folder_text,
+    from stage.series
+    where is_ct_class(SOPClassUID) or is_mr_class(SOPClassUID) or Modality in ('CT', 'MR')
+),
+
+measured as (
+    select
+        i.*,
+        coalesce(d.scout, if(i.is_ct, null, d.mr_scout), y.scout) as scout,
+        d.bolus_start,
+        coalesce(
+            d.projection is not null
+            or len(list_filter(
+                i.image_type_words, lambda t: contains(t, 'MIP') or starts_with(t, 'PROJECTION')
+            )) > 0,
+            false
+        ) as is_projection,
+        if(len(i.ImageOrientationPatient) = 6, i.ImageOrientationPatient, null) as orientation,
+        -- a mosaic's rows and columns hold many slices
+        if(i.mosaic, null, i.Rows * i.PixelSpacing[1]) as rows_mm,
+        if(i.mosaic, null, i.Columns * i.PixelSpacing[2]) as columns_mm,
+        case
+            when is_projection or i.mosaic then null
+            when i.slice_count = 1 then coalesce(i.SliceThickness, 0)
+            else i.slice_count * i.slice_spacing_mm
+        end as slab_mm,
+    from image as i
+    left join text.sequence as d on i.SeriesDescription = d.text
+    left join text.image_type as y on join_types(i.image_types, i.ImageType) = y.text
+),
+
+boxed as (
+    select
+        *,
+        {
+            'width_mm': body_extent_mm(orientation, 1, rows_mm, columns_mm, slab_mm),
+            'depth_mm': body_extent_mm(orientation, 2, rows_mm, columns_mm, slab_mm),
+            'height_mm': body_extent_mm(orientation, 3, rows_mm, columns_mm, slab_mm),
+            'view': nearest_view(orientation),
+            'scale': body_scale(PatientAge)
+        } as box,
+    from measured
+)
+
+select
+    s.SeriesInstanceUID,
+    s.is_ct,
+    s.scout,
+    s.bolus_start,
+    s.is_projection,
+    s.slice_count,
+    s.mosaic,
+    s.box,
+    s.SeriesDescription,
+    s.ProtocolName,
+    s.StudyDescription,
+    s.PerformedProcedureStepDescription,
+    s.BodyPartExamined,
+    s.collection,
+    s.coded_text,
+    s.procedure_text,
+    s.image_types,
+    c.location,
+    series.monitor,
+    series.sheet,
+    series.mrcp,
+    series.angio,
+    series.brain_habit,
+    series.breast_habit,
+    study.angio as study_angio,
+    coalesce(series.intervention, protocol.intervention, study.intervention) as intervention,
+    read_regions(if(s.is_ct, coded.ct, coded.mr), s.box) as coded,
+    read_regions(if(s.is_ct, series.ct, series.mr), s.box) as series,
+    read_regions(if(s.is_ct, protocol.ct, protocol.mr), s.box) as protocol,
+    read_regions(if(s.is_ct, code.ct, code.mr), s.box) as code,
+    read_regions(if(s.is_ct, study.ct, study.mr), s.box) as study,
+    read_regions(if(s.is_ct, folder.ct, folder.mr), s.box) as folder,
+    read_regions(if(s.is_ct, step.ct, step.mr), s.box) as step,
+    read_regions(if(s.is_ct, part.site, part.mr), s.box) as part,
+    read_regions(if(s.is_ct, named.site, named.mr), s.box) as named,
+    read_regions(if(s.is_ct, site.site, site.mr), s.box) as site,
+from boxed as s
+left join text.region as coded on s.coded_text = coded.text
+left join text.region as series on s.SeriesDescription = series.text
+left join text.region as protocol on s.ProtocolName = protocol.text
+left join text.region as code on s.procedure_text = code.text
+left join text.region as study on s.study_text = study.text
+left join text.region as folder on s.folder_text = folder.text
+left join text.region as step on s.PerformedProcedureStepDescription = step.text
+left join text.region as part on s.BodyPartExamined = part.text
+left join text.region as named on s.collection = named.text
+left join rule.collections as c on named.compact = c.collection_key
+left join text.region as site on c.location = site.text;

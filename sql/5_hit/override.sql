@@ -1,0 +1,168 @@
+-- grain: one row per series, rule and value; one value, unless protocols contradict each other
+-- meaning: what people said; ranks 0 and 10 beat every rule
+-- conflict: protocols that match one series with different values: no answer
+-- source: overrides/*.csv and protocols/*.csv of the lake; extent gates of evidence.coverage
+create view hit.override as
+with person as (
+    select
+        o.SeriesInstanceUID,
+        o.label,
+        o.value,
+        json_object('who', o.who, 'when', o."when", 'why', o.why) as evidence
+    from site.overrides as o
+    inner join stage.series as s on o.SeriesInstanceUID = s.SeriesInstanceUID
+),
+
+matched as (
+    select distinct
+        p.*,
+        s.SeriesInstanceUID,
+        if(w.match_on = 'ProcedureCode', 'ProcedureCodeSequence', w.match_on) as keyword,
+        if(w.match_on = 'ProcedureCode', to_json(s.ProcedureCodeSequence), to_json(w.text)) as raw
+    from site.protocol_text as t
+    inner join site.words as w on t.match_on = w.match_on and t.text = w.text
+    inner join site.protocols as p on t.number = p.number
+    inner join stage.series as s on w.SeriesInstanceUID = s.SeriesInstanceUID
+    where
+        (p.modality is null or p.modality = s.Modality)
+        and (p.valid_from is null or p.valid_from <= s.StudyDate)
+        and (p.valid_to is null or p.valid_to >= s.StudyDate)
+),
+
+meant as (
+    unpivot matched
+    on sequence, view, contrast, coverage, time_series
+    into name label value says
+),
+
+gate as (
+    select r.*
+    from rule.regions as r
+    inner join rule.run as run on list_contains(string_split(r.modes, '|'), run.mode)
+    where r.region = 'any'
+),
+
+gates as (
+    select list(gate) as candidates
+    from gate
+),
+
+-- Labels that a stack is too short for, whatever its protocol is called.
+short as (
+    select
+        m.SeriesInstanceUID,
+        m.number,
+        short_labels(g.candidates, e.box) as labels
+    from meant as m
+    inner join evidence.coverage as e on m.SeriesInstanceUID = e.SeriesInstanceUID
+    cross join gates as g
+    where m.label = 'coverage' and not m.trust_extent
+),
+
+gated as (
+    select
+        m.*,
+        coalesce(h.labels, []) as too_short
+    from meant as m
+    left join short as h
+        on
+            m.SeriesInstanceUID = h.SeriesInstanceUID
+            and m.number = h.number
+            and m.label = 'coverage'
+),
+
+said as (
+    select
+        *,
+        array_to_string(
+            list_filter(string_split(says, '|'), lambda l: not list_contains(too_short, l)), '|'
+        ) as value,
+        list_filter(string_split(says, '|'), lambda l: list_contains(too_short, l)) as cut
+    from gated
+),
+
+-- All protocols that speak, so that a contradiction shows both sides.
+answer as (
+    select
+        SeriesInstanceUID,
+        label,
+        list_sort(list_distinct(list(value))) as answers,
+        map_from_entries(list_distinct(list(struct_pack(k := keyword, v := raw)))) as texts,
+        json_object(
+            'protocol', string_agg(protocol, '; ' order by number),
+            'says', string_agg(if(says = '', 'none', says), '; ' order by number),
+            'too_short', nullif(list_sort(list_distinct(flatten(list(cut)))), []),
+            'approved_by', string_agg(approved_by, '; ' order by number),
+            'when', string_agg("when"::varchar, '; ' order by number),
+            'why', string_agg(why, '; ' order by number)
+        ) as speakers
+    from said
+    group by all
+),
+
+protocol as (
+    select
+        SeriesInstanceUID,
+        label,
+        json_merge_patch(to_json(texts), speakers) as evidence,
+        nullif(unnest(answers), 'unknown') as value
+    from answer
+)
+
+select SeriesInstanceUID, 'SITE-SERIES-SEQUENCE' as rule_id, value, evidence
+from person
+where label = 'sequence'
+
+union all
+
+select SeriesInstanceUID, 'SITE-SERIES-VIEW' as rule_id, value, evidence
+from person
+where label = 'view'
+
+union all
+
+select SeriesInstanceUID, 'SITE-SERIES-CONTRAST' as rule_id, value, evidence
+from person
+where label = 'contrast'
+
+union all
+
+select SeriesInstanceUID, 'SITE-SERIES-COVERAGE' as rule_id, value, evidence
+from person
+where label = 'coverage'
+
+union all
+
+select SeriesInstanceUID, 'SITE-SERIES-TIME' as rule_id, value, evidence
+from person
+where label = 'time_series'
+
+union all
+
+select SeriesInstanceUID, 'SITE-PROTOCOL-SEQUENCE' as rule_id, value, evidence
+from protocol
+where label = 'sequence'
+
+union all
+
+select SeriesInstanceUID, 'SITE-PROTOCOL-VIEW' as rule_id, value, evidence
+from protocol
+where label = 'view'
+
+union all
+
+select SeriesInstanceUID, 'SITE-PROTOCOL-CONTRAST' as rule_id, value, evidence
+from protocol
+where label = 'contrast'
+
+union all
+
+select SeriesInstanceUID, 'SITE-PROTOCOL-COVERAGE' as rule_id, value, evidence
+from protocol
+where label = 'coverage'
+
+union all
+
+select SeriesInstanceUID, 'SITE-PROTOCOL-TIME' as rule_id, value, evidence
+from protocol
+where label = 'time_series';

@@ -1,0 +1,99 @@
+-- grain: one row per series and time-series rule that fired
+-- meaning: whether the series shows one place at several times
+-- conflict: none; a word or a repeat simply outweighs the assumption of a single acquisition
+-- source: paper 2.1.1
+create view hit.time_series as
+with images as (
+    select
+        e.*,
+        s.repeat_kind,
+        s.repeats_min,
+        s.repeats_max,
+        s.NumberOfTemporalPositions,
+        s.CardiacNumberOfImages,
+        s.mosaic,
+        s.n_instances,
+        b.n_equal,
+        b.stem as equal_stem,
+        coalesce(e.dynamic, e.perfusion, e.functional, e.cine, e.dynamic_breast) as moving,
+        coalesce(
+            e.scout, e.mr_scout, e.projection, e.adc_map, e.perfusion_map, e.mr_derived
+        ) is not null
+        or coalesce(e.type_adc, e.type_derived) is not null and e.derived_image is null
+            as is_still,
+    from evidence.sequence as e
+    inner join stage.series as s on e.SeriesInstanceUID = s.SeriesInstanceUID
+    left join evidence.sibling as b on e.SeriesInstanceUID = b.SeriesInstanceUID
+    where e.is_ct or e.is_mr
+)
+
+select
+    SeriesInstanceUID, 'TIM-REPEAT' as rule_id, 'true' as value,
+    json_object('repeat_kind', repeat_kind, 'repeats', repeats_max) as evidence
+from images
+where
+    repeat_kind in ('temporal', 'cine')
+    or (
+        repeat_kind = 'unknown_repeat' and repeats_min = repeats_max
+        and repeats_max >= min_time_points()
+    )
+union all
+select
+    SeriesInstanceUID, 'TIM-POSITIONS', 'true',
+    json_object(
+        'NumberOfTemporalPositions', NumberOfTemporalPositions,
+        'CardiacNumberOfImages', CardiacNumberOfImages, 'repeats', repeats_max
+    )
+from images
+where
+    greatest(NumberOfTemporalPositions, CardiacNumberOfImages) > 1 and repeats_min > 1
+    and coalesce(repeat_kind, '') not in ('diffusion', 'multi_echo', 'mapping', 'component')
+union all
+select
+    SeriesInstanceUID, 'TIM-MOSAIC', 'true',
+    json_object('ImageType', ImageType, 'n_instances', n_instances)
+from images
+where
+    is_mr and mosaic and n_instances > 1 and family = 'EP'
+    and coalesce(diffusion, name_diffusion) is null and coalesce(largest_b, 0) = 0
+union all
+select SeriesInstanceUID, 'TIM-WORD', 'true', told(said_in, said, moving)
+from images
+where is_mr and moving is not null and not is_still and calibration is null
+union all
+select SeriesInstanceUID, 'TIM-PASS-WORD', 'true', told(said_in, said, phase_pass)
+from images
+where is_mr and phase_pass is not null and not is_still and derived_image is null
+union all
+select SeriesInstanceUID, 'TIM-CT-WORD', 'true', told(said_in, said, ct_repeated)
+from images
+where is_ct and ct_repeated is not null and not is_still
+union all
+select
+    SeriesInstanceUID, 'TIM-CT-BOLUS', 'true',
+    json_object(said_in, said, 'word', bolus_start, 'slice_count', slice_count)
+from images
+where is_ct and bolus_start is not null and slice_count <= bolus_locations()
+union all
+select
+    SeriesInstanceUID, 'TIM-SIBLINGS', 'true',
+    json_object('n_equal', n_equal, 'name', equal_stem)
+from images
+where is_mr and n_equal >= siblings_mr()
+union all
+select
+    SeriesInstanceUID, 'TIM-SIBLINGS-NAMED', 'true',
+    json_object('n_equal', n_equal, said_in, said, 'word', coalesce(moving, phase_number))
+from images
+where is_mr and n_equal >= siblings_named() and coalesce(moving, phase_number) is not null
+union all
+select
+    SeriesInstanceUID, 'TIM-SIBLINGS-CT', 'true',
+    json_object('n_equal', n_equal, 'name', equal_stem)
+from images
+where is_ct and n_equal >= siblings_ct()
+union all
+select SeriesInstanceUID, 'TIM-SINGLE', 'false', json_object(said_in, said)
+from images
+where
+    is_ct or is_telling or coalesce(single_phase, three_d, family, numbers_family) is not null;

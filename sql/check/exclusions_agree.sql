@@ -1,0 +1,7 @@
+-- grain: one row per series whose first reason is not among its reasons, or that has reasons and none first
+select SeriesInstanceUID
+from labelled.series
+where
+    (excluded_by is null) <> (len(exclusions) = 0)
+    or (excluded_by is null) <> (excluded_by_in_paper_order is null)
+    or not coalesce(list_contains(exclusions, excluded_by), true);

@@ -1,0 +1,240 @@
+"""The label rules, by tables: tests/cases/<label>.csv, one row per case.
+
+Columns are those of the roll-up that matter, as text; then expect_value, expect_rule_id,
+expect_conflict (true or empty), mode (default `default`), siblings (how many equal series the
+study has; default 1), why. Lists are written a\\b\\c; an empty cell is the default of DEFAULTS;
+NULL is no value, EMPTY the empty text.
+"""
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+import radnet_lake
+from radnet_lake import label, lexicon, schema
+from radnet_lake.lake import create_lake
+from radnet_lake.rollup import refresh_rollup
+from radnet_lake.site import read_overrides, read_protocols
+
+CASES = Path(__file__).parent / "cases"
+LABELS = ("sequence", "view", "contrast", "coverage", "time_series")
+NOTHING_SAID = (read_overrides(None), read_protocols(None))
+EXPECTED = ("expect_value", "expect_rule_id", "expect_conflict", "mode", "siblings", "why")
+CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+DEFAULTS: dict[str, Any] = {
+    "Modality": "MR", "object_kind": "image", "collection": "default", "geometry": "regular",
+    "SeriesDescription": "a name that says nothing", "PatientID": "P", "PatientPosition": "HFS",
+    "FrameOfReferenceUID": "1.2.3", "n_frames": 30, "n_instances": 30, "n_stacks": 1,
+    "stack_frames": 30, "slice_count": 30, "slice_spacing_mm": 5.0, "Rows": 256, "Columns": 256,
+    "PixelSpacing": [1.5, 1.5], "ImageOrientationPatient": [1.0, 0, 0, 0, 1, 0],
+    "repeats_min": 1, "repeats_max": 1, "n_invalid_frames": 0, "n_studies": 1, "n_patients": 1,
+    "varying_keywords": [], "empty_keywords": [], "unparseable_keywords": [], "flags": [],
+    "multivalued_keywords": [], "mosaic": False, "is_salvageable": False, "gap_deviation_mm": 0.0,
+    "ImageType": ["ORIGINAL", "PRIMARY", "OTHER"], "image_types": ["ORIGINAL\\PRIMARY\\OTHER"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def rollup_schema(tmp_path_factory: pytest.TempPathFactory) -> pa.Schema:
+    """The columns of the roll-up, as an empty lake has them."""
+    lake = create_lake(str(tmp_path_factory.mktemp("empty") / "lake"), "keep", "")
+    refresh_rollup(lake)
+    with radnet_lake.connect(lake.uri) as connection:
+        return connection.sql("from stored.rollup").to_arrow_table().schema
+
+
+def parse(text: str, kind: pa.DataType) -> Any:
+    if text in ("NULL", "EMPTY"):
+        return None if text == "NULL" else ""
+    if pa.types.is_list(kind):
+        return [parse(part, kind.value_type) for part in text.split("\\") if part]
+    if pa.types.is_struct(kind):  # a code: value^scheme^meaning
+        return dict(zip(kind.names, [*text.split("^"), "", ""], strict=False))
+    if pa.types.is_boolean(kind):
+        return text.lower() == "true"
+    if pa.types.is_integer(kind):
+        return int(text)
+    return float(text) if pa.types.is_floating(kind) else text
+
+
+def read_cases(name: str) -> list[dict[str, str]]:
+    with (CASES / f"{name}.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert rows, name
+    return rows
+
+
+def make_row(case: dict[str, str], columns: pa.Schema) -> dict[str, Any]:
+    row = dict.fromkeys(columns.names) | DEFAULTS
+    for name, text in case.items():
+        if name not in EXPECTED and text:
+            row[name] = parse(text, columns.field(name).type)
+    if not case.get("SOPClassUID"):
+        row["SOPClassUID"] = {"CT": CT, "MR": MR}.get(row["Modality"])
+    if case.get("ImageType") and not case.get("image_types"):
+        row["image_types"] = ["\\".join(row["ImageType"])]
+    return row
+
+
+def decide(cases: list[dict[str, str]], mode: str, columns: pa.Schema) -> duckdb.DuckDBPyConnection:
+    """All layers over the cases of one mode; series UIDs are their numbers."""
+    rows = []
+    for number, case in enumerate(cases):
+        if (case.get("mode") or "default") != mode:
+            continue
+        for sibling in range(int(case.get("siblings") or 1)):
+            row = make_row(case, columns)
+            row["SeriesInstanceUID"] = f"{number}" if sibling == 0 else f"{number}.{sibling}"
+            row["StudyInstanceUID"] = row["StudyInstanceUID"] or f"study {number}"
+            rows.append(row)
+    connection = duckdb.connect()
+    connection.execute("create schema stage")
+    connection.register("cases", pa.Table.from_pylist(rows, columns))
+    connection.execute("create table stage.series as from cases")
+    label.run_layers(connection, mode, *NOTHING_SAID)
+    return connection
+
+
+def read_decisions(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, tuple[Any, ...]]:
+    rows = connection.execute(
+        "select SeriesInstanceUID, value, rule_id, conflict from decision.decision where label = ?",
+        [name],
+    ).fetchall()
+    return {uid: (value, rule, conflict) for uid, value, rule, conflict in rows}
+
+
+def expected(case: dict[str, str]) -> tuple[Any, ...]:
+    value = {"NULL": None, "EMPTY": ""}.get(case["expect_value"], case["expect_value"])
+    return value, case["expect_rule_id"] or None, case.get("expect_conflict") == "true"
+
+
+@pytest.fixture(scope="module")
+def decided(
+    rollup_schema: pa.Schema,
+) -> Iterator[dict[tuple[str, str], duckdb.DuckDBPyConnection]]:
+    """(label, mode) -> a connection with its cases decided."""
+    made = {}
+    for name in LABELS:
+        cases = read_cases(name)
+        for mode in sorted({case.get("mode") or "default" for case in cases}):
+            made[name, mode] = decide(cases, mode, rollup_schema)
+    yield made
+    for connection in made.values():
+        connection.close()
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_every_case_is_decided_as_the_table_says(
+    decided: dict[tuple[str, str], duckdb.DuckDBPyConnection], name: str
+) -> None:
+    wrong = []
+    for number, case in enumerate(read_cases(name)):
+        found = read_decisions(decided[name, case.get("mode") or "default"], name)
+        got = found.get(str(number), (None, None, False))
+        if got != expected(case):
+            wrong.append((number + 2, case["why"], "expected", expected(case), "got", got))
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_every_rule_decides_a_case_and_is_missed_when_switched_off(
+    decided: dict[tuple[str, str], duckdb.DuckDBPyConnection], name: str
+) -> None:
+    rules = {
+        row["rule_id"]: row["modes"].split("|")
+        for row in lexicon.read_csv(schema.SQL_DIR / "rules" / f"{name}.csv")
+        if row["label"] == name
+    }
+    before = {mode: read_decisions(decided[name, mode], name) for n, mode in decided if n == name}
+    deciding = {rule for found in before.values() for _, rule, _ in found.values()}
+    assert set(rules) <= deciding, "rules that decide no case"
+    idle = []
+    for rule, modes in rules.items():
+        changed = False
+        for mode in modes:
+            if (name, mode) not in decided or rule not in {r for _, r, _ in before[mode].values()}:
+                continue
+            connection = decided[name, mode]
+            connection.execute("begin")
+            connection.execute("delete from rule.rules where rule_id = ?", [rule])
+            connection.execute("drop table decision.decision")
+            lexicon.run_folder(connection, "6_decision")
+            after = read_decisions(connection, name)
+            connection.execute("rollback")
+            drop_rule = {k: v for k, v in after.items() if v != before[mode].get(k)}
+            changed |= bool(drop_rule) or after.keys() != before[mode].keys()
+        if not changed:
+            idle.append(rule)
+    assert not idle
+
+
+def test_shuffled_input_changes_nothing(
+    decided: dict[tuple[str, str], duckdb.DuckDBPyConnection],
+) -> None:
+    connection = decided["sequence", "default"]
+    rows = connection.sql("from stage.series order by md5(SeriesInstanceUID)").to_arrow_table()
+    with duckdb.connect() as other:
+        other.execute("create schema stage")
+        other.register("shuffled", rows)
+        other.execute("create table stage.series as from shuffled")
+        label.run_layers(other, "default", *NOTHING_SAID)
+        query = "from decision.decision order by SeriesInstanceUID, label"
+        assert other.execute(query).fetchall() == connection.execute(query).fetchall()
+
+
+def lexicon_rows() -> list[tuple[str, dict[str, str]]]:
+    return [
+        (path.stem, row)
+        for path in sorted((schema.SQL_DIR / "lexicon").glob("*.csv"))
+        for row in lexicon.read_csv(path)
+    ]
+
+
+def test_every_lexicon_row_meets_its_own_two_examples() -> None:
+    wrong = []
+    with duckdb.connect() as connection:
+        lexicon.create_macros(connection)
+        for file, row in lexicon_rows():
+            place = r" (?:{})\b" if row["place"] == "token" else "(?:{})"
+            pattern = place.format(row["pattern"])
+            for text, due in ((row["matches"], True), (row["must_not_match"], False)):
+                assert text, (file, row)
+                found = connection.execute(
+                    f"select regexp_matches(normalise_{file}(?), ?), find_{row['lexicon']}("
+                    f"normalise_{file}(?)) is not null",
+                    [text, pattern, text],
+                ).fetchall()[0]
+                if found[0] != due or (due and not found[1]):
+                    wrong.append((file, row["lexicon"], row["pattern"], text, due))
+    assert not wrong
+
+
+def test_every_rule_and_threshold_is_told_once_and_has_a_source() -> None:
+    rules = [
+        row
+        for path in sorted((schema.SQL_DIR / "rules").glob("*.csv"))
+        for row in lexicon.read_csv(path)
+    ]
+    ids = [row["rule_id"] for row in rules]
+    assert len(ids) == len(set(ids))
+    tiers = {"site", "coded", "numeric", "series_text", "study_text", "body_part", "collection"}
+    for row in rules:
+        assert re.fullmatch(r"[A-Z]+(-[A-Z0-9]+)+", row["rule_id"]), row
+        assert row["tier"] in tiers | {"assumed"}, row
+        assert set(row["modes"].split("|")) <= set(label.MODES), row
+        assert row["meaning"], row
+        assert row["source"], row
+    thresholds = lexicon.read_csv(schema.SQL_DIR / "thresholds.csv")
+    names = [row["name"] for row in thresholds]
+    assert len(names) == len(set(names))
+    text = "".join(p.read_text(encoding="utf-8") for p in schema.SQL_DIR.rglob("*.sql"))
+    for row in thresholds:
+        assert row["source"], row
+        assert row["unit"], row
+        assert f"{row['name']}()" in text, f"{row['name']} is used nowhere"
