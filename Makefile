@@ -36,6 +36,7 @@ schema: setup
 benchmark: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
 	$(BIN)/python benchmarks/harvest.py
+	$(BIN)/python benchmarks/label.py
 
 clean:
 	rm -rf $(VENV) demo

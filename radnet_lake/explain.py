@@ -75,10 +75,24 @@ def _explain_label(row: dict[str, Any], name: str, meanings: dict[str, str]) -> 
     if row[f"{name}_conflict"]:
         lines.append("  in conflict: other evidence says otherwise")
     for loser in row[f"{name}_losers"] or []:
-        said = loser["value"]
-        lines.append(f"  outranked: {said if said else _say(None)}   [{loser['rule']}]")
-        lines += [f"    {text}" for text in _read_evidence(loser["evidence"])]
+        if loser["value"] == _stored(value):
+            lines.append(f"  agrees: {loser['rule']}")
+        else:
+            lines.append(f"  outranked: {_say_stored(loser['value'])}   [{loser['rule']}]")
+            lines += [f"    {text}" for text in _read_evidence(loser["evidence"])]
     return lines
+
+
+def _stored(value: Any) -> str | None:
+    """A label's value as rules give it: text."""
+    if isinstance(value, list):
+        return "|".join(value)
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _say_stored(value: str | None) -> str:
+    said = {None: "cannot be told", "true": "yes", "false": "no", "": "none of the nine"}
+    return said.get(value, str(value).replace("|", ", "))
 
 
 def _explain_exclusion(row: dict[str, Any], meanings: dict[str, str]) -> list[str]:
@@ -92,7 +106,7 @@ def _explain_exclusion(row: dict[str, Any], meanings: dict[str, str]) -> list[st
 
 def _read_evidence(evidence: str | None) -> list[str]:
     found = json.loads(evidence) if evidence else {}
-    return [f"{key} = {_show(value)}" for key, value in found.items() if value is not None]
+    return [f"{key} = {_show(value)}" for key, value in found.items() if value not in (None, [])]
 
 
 def _say(value: Any) -> str:

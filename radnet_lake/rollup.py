@@ -161,26 +161,28 @@ def _roll_bin(job: Job, task: Bin, threads: int = 1) -> tuple[Any, ...]:
     threads: 0 for all of this machine's, else one.
     """
     lake = open_lake(job.lake)
-    with _open_task(threads) as connection:
+    with open_task(threads) as connection:
         load_instances(connection, lake, task.parts, list(job.removals), task.has_unnamed)
         handed = _hand_on(connection, task.scattered, job.n_buckets)
         part = None
         if task.wanted.num_rows or not task.parts:
-            part = _roll(connection, lake, job.version, task.wanted)
+            rows = roll_up(connection, task.wanted)
+            part = lake.write_part("rollup", rows, f"{job.version}/rolled")
     return part, *handed
 
 
 def _roll_bucket(job: Job, *handed: bytes) -> Part | None:
     """The part of the series whose rows several bins handed on."""
     rows = pa.concat_tables([pq.read_table(io.BytesIO(data)) for data in handed if data])
-    with _open_task(1) as connection:
+    with open_task(1) as connection:
         connection.register("handed", rows)
         connection.execute("create view instances as from handed")
-        return _roll(connection, open_lake(job.lake), job.version, rows.select([KEY]))
+        rolled = roll_up(connection, rows.select([KEY]))
+    return open_lake(job.lake).write_part("rollup", rolled, f"{job.version}/rolled")
 
 
 @contextmanager
-def _open_task(threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
+def open_task(threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection of bounded memory that spills to disk, with the macros."""
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'; set preserve_insertion_order = false")
@@ -216,17 +218,17 @@ def _hand_on(
     return packed
 
 
-def _roll(
-    connection: duckdb.DuckDBPyConnection, lake: Lake, version: str, wanted: pa.Table
-) -> Part:
-    """Run sql/2_frame and sql/2_rollup over the wanted series of `instances`; write one part."""
+def roll_up(connection: duckdb.DuckDBPyConnection, wanted: pa.Table) -> pa.Table:
+    """Run sql/2_frame and sql/2_rollup over the wanted series of the view `instances`.
+
+    wanted: a column SeriesInstanceUID. Raises LakeError that names the file.
+    """
     connection.register("wanted", wanted)
     connection.execute("create schema frame")
     connection.execute(f"create table frame.wanted as select distinct {KEY} from wanted")
     run_folder(connection, "2_frame")
     run_folder(connection, "2_rollup", materialise=True)
-    rows = connection.sql(f"from rollup.series order by {KEY}").to_arrow_table()
-    return lake.write_part("rollup", rows, f"{version}/rolled")
+    return connection.sql(f"from rollup.series order by {KEY}").to_arrow_table()
 
 
 def _rewrite(lake: Lake, version: str, plan: Plan) -> list[Part]:

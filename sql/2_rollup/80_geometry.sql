@@ -15,7 +15,8 @@ with main_stack as (
     window series as (partition by l.SeriesInstanceUID)
     qualify
         row_number() over (
-            partition by l.SeriesInstanceUID order by l.stack_frames desc, l.slice_count desc, l.stack
+            partition by l.SeriesInstanceUID
+            order by l.stack_frames desc, l.slice_count desc, l.stack asc
         ) = 1
 ),
 

@@ -96,4 +96,10 @@ union all
 select SeriesInstanceUID, 'TIM-SINGLE', 'false', json_object(said_in, said)
 from images
 where
-    is_ct or is_telling or coalesce(single_phase, three_d, family, numbers_family) is not null;
+    is_ct or is_telling or coalesce(single_phase, three_d, family, numbers_family) is not null
+union all
+select i.SeriesInstanceUID, 'TIM-UNTOLD', 'false', json_object(i.said_in, i.said)
+from images as i
+inner join stage.series as s on i.SeriesInstanceUID = s.SeriesInstanceUID
+inner join text.description as t on s.SeriesDescription = t.text
+where not t.is_placeholder;

@@ -1,13 +1,13 @@
 -- grain: one row per series and view rule that fired
 -- meaning: the view by the orientation of the planes; the word of the description is a cross-check
--- conflict: a word that names another plane than the orientation (a reformat named after its source)
+-- conflict: a word that names another plane than the orientation: a reformat named after its source
 -- source: paper 2.1.2; DICOM PS3.3 C.7.6.2
 create view hit.view as
 select
     SeriesInstanceUID,
     'VIEW-NORMAL' as rule_id,
     nearest_view(ImageOrientationPatient) as value,
-    to_json({'ImageOrientationPatient': ImageOrientationPatient}) as evidence,
+    to_json({ 'ImageOrientationPatient': ImageOrientationPatient }) as evidence,
 from stage.series
 where len(ImageOrientationPatient) = 6
 
@@ -17,7 +17,7 @@ select
     SeriesInstanceUID,
     'VIEW-MIXED',
     null,
-    to_json({'n_stacks': n_stacks}),
+    to_json({ 'n_stacks': n_stacks }),
 from stage.series
 where geometry = 'mixed_orientation' and not is_salvageable
 
@@ -27,7 +27,7 @@ select
     SeriesInstanceUID,
     'VIEW-ROUNDED',
     rounded_view(ImageOrientationPatient),
-    to_json({'ImageOrientationPatient': ImageOrientationPatient}),
+    to_json({ 'ImageOrientationPatient': ImageOrientationPatient }),
 from stage.series
 where len(ImageOrientationPatient) = 6
 
@@ -36,8 +36,12 @@ union all
 select
     s.SeriesInstanceUID,
     'VIEW-WORD',
-    case when t.axial is not null then 'axial' when t.coronal is not null then 'coronal' else 'sagittal' end,
-    to_json({'SeriesDescription': s.SeriesDescription}),
+    case
+        when t.axial is not null then 'axial'
+        when t.coronal is not null then 'coronal'
+        else 'sagittal'
+    end,
+    to_json({ 'SeriesDescription': s.SeriesDescription }),
 from stage.series as s
 inner join text.description as t on s.SeriesDescription = t.text
-where (t.axial is not null)::integer + (t.coronal is not null)::integer + (t.sagittal is not null)::integer = 1;
+where len(list_filter([t.axial, t.coronal, t.sagittal], lambda word: word is not null)) = 1;

@@ -52,12 +52,17 @@ losers as (
     select
         k.SeriesInstanceUID,
         k.label,
-        list({'rule': k.rule_id, 'value': k.value, 'evidence': k.evidence} order by k.rank, k.rule_id)
-            as losers,
+        list(
+            { 'rule': k.rule_id, 'value': k.value, 'evidence': k.evidence }
+            order by k.rank, k.rule_id
+        ) as losers,
         coalesce(bool_or(k.contest = w.contest and k.value <> w.value), false) as is_contested
     from ranked as k
     inner join winners as w
-        on k.SeriesInstanceUID = w.SeriesInstanceUID and k.label = w.label and k.rule_id <> w.rule_id
+        on
+            k.SeriesInstanceUID = w.SeriesInstanceUID
+            and k.label = w.label
+            and k.rule_id <> w.rule_id
     group by all
 )
 

@@ -23,7 +23,10 @@ with image as (
 ),
 
 fired as (
-    select SeriesInstanceUID, 'EXC-GEOM' as rule_id, coalesce(geometry, 'invalid_position') as detail
+    select
+        SeriesInstanceUID,
+        'EXC-GEOM' as rule_id,
+        coalesce(geometry, 'invalid_position') as detail,
     from image
     where geometry is distinct from 'regular'
 
@@ -49,7 +52,12 @@ fired as (
         end,
     from image as s
     left join text.description as t on s.SeriesDescription = t.text
-    where s.SeriesDescription is null or t.is_placeholder
+    where
+        (s.SeriesDescription is null or t.is_placeholder)
+        and (
+            rescue_description() = 0
+            or trim(concat(s.ProtocolName, s.PerformedProcedureStepDescription)) = ''
+        )
 
     union all
     select SeriesInstanceUID, 'EXC-TIME', 'time series'
@@ -61,7 +69,8 @@ fired as (
     from image
     where
         is_mr_class(SOPClassUID)
-        and coalesce(sequence, '') not in ('T1-SE', 'T2-SE', 'T1-FLAIR', 'T2-FLAIR', 'STIR', 'LOCALIZER')
+        and coalesce(sequence, '')
+        not in ('T1-SE', 'T2-SE', 'T1-FLAIR', 'T2-FLAIR', 'STIR', 'LOCALIZER')
 
     union all
     select SeriesInstanceUID, 'EXC-SEQ-LOCALIZER', 'localizer'
@@ -120,7 +129,10 @@ fired as (
     group by all
 
     union all
-    select SeriesInstanceUID, 'EXC-IDENTITY', format('{} studies, {} patients', n_studies, n_patients)
+    select
+        SeriesInstanceUID,
+        'EXC-IDENTITY',
+        format('{} studies, {} patients', n_studies, n_patients),
     from image
     where n_studies > 1 or n_patients > 1
 
@@ -137,7 +149,7 @@ fired as (
         or TransferSyntaxUID like '1.2.840.10008.1.2.7.%'
 
     union all
-    select SeriesInstanceUID, 'EXC-NOT-IMAGE', coalesce(object_kind, '') || ' ' || coalesce(Modality, '')
+    select SeriesInstanceUID, 'EXC-NOT-IMAGE', concat_ws(' ', object_kind, Modality)
     from stage.series
     where not coalesce(is_ct_class(SOPClassUID) or is_mr_class(SOPClassUID), false)
 )

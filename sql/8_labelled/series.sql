@@ -1,5 +1,5 @@
 -- grain: one row per series, included or not
--- meaning: header facts, geometry, the five labels with rule, tier, evidence, conflict, and why excluded
+-- meaning: facts, geometry, the five labels with rule, tier, evidence, conflict, and why excluded
 -- conflict: as decided in decision.decision
 -- source: stage.series, decision.decision, exclusion.exclusion; what `label` stores in the lake
 create view labelled.series as
@@ -9,7 +9,7 @@ with reasons as (
         arg_min(reason, rank) as excluded_by,
         arg_min(reason, paper_rank) as excluded_by_in_paper_order,
         list(distinct reason order by reason) as exclusions,
-        list({'rule': rule_id, 'reason': reason, 'detail': detail} order by rank, rule_id)
+        list({ 'rule': rule_id, 'reason': reason, 'detail': detail } order by rank, rule_id)
             as exclusion_evidence,
     from exclusion.exclusion
     group by all

@@ -67,7 +67,8 @@ chanced as (
         SeriesInstanceUID,
         split_group,
         role,
-        ('0x' || left(md5(split_seed()::varchar || '/' || split_group), 13))::bigint / 16 ** 13 as chance,
+        ('0x' || left(md5(split_seed()::varchar || '/' || split_group), 13))::bigint
+        / 16 ** 13 as chance,
         bool_or(role = 'test') over (partition by split_group) as is_held_out,
     from grouped
 )
@@ -102,6 +103,19 @@ inner join chanced as g on s.SeriesInstanceUID = g.SeriesInstanceUID;
 comment on view training_set is 'included series, each in one part; no patient in two';
 comment on column training_set.split is 'train, validation or test by a hash of split_group';
 comment on column training_set.paper_split is
-'the paper''s division: its Table A2 collections are test; NULL: not in the paper, or linked to test';
+'the paper''s division: its Table A2 is test; NULL: not in the paper, or linked to test';
 comment on column training_set.split_group is
 'patient, or patients joined by a shared study or frame of reference';
+comment on column training_set.SeriesInstanceUID is 'series';
+comment on column training_set.StudyInstanceUID is 'study';
+comment on column training_set.PatientID is 'patient';
+comment on column training_set.collection is 'the named part of the archive';
+comment on column training_set.Modality is 'modality';
+comment on column training_set.sequence is 'as in series';
+comment on column training_set."view" is 'as in series';
+comment on column training_set.contrast is 'as in series';
+comment on column training_set.coverage is 'as in series';
+comment on column training_set.effective_spacing_mm is
+'slice spacing after resizing to 48 slices, mm';
+comment on column training_set.slice_count is 'slice locations';
+comment on column training_set.slice_spacing_mm is 'distance of slices along the normal, mm';

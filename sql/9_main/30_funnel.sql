@@ -67,8 +67,10 @@ select
     coalesce(sum(c.n) filter (c.excluded_at = t.step), 0)::bigint as first_hit,
     coalesce(sum(c.n) filter (list_contains(c.exclusions, t.reason)), 0)::bigint as marginal,
     coalesce(sum(c.n) filter (coalesce(c.excluded_at, 999) > t.step), 0)::bigint as remaining,
-    count(distinct c.PatientID) filter (coalesce(c.excluded_at, 999) > t.step) as remaining_patients,
-    coalesce(sum(c.n) filter (c.excluded_at = t.step and c.is_salvageable), 0)::bigint as salvageable,
+    count(distinct c.PatientID) filter (coalesce(c.excluded_at, 999) > t.step)
+        as remaining_patients,
+    coalesce(sum(c.n) filter (c.excluded_at = t.step and c.is_salvageable), 0)::bigint
+        as salvageable,
 from step as t
 left join placed as c on t.attribution = c.attribution
 group by all
@@ -78,4 +80,8 @@ comment on column funnel.attribution is 'default: time before sequence; paper: a
 comment on column funnel.first_hit is 'series that this reason takes first';
 comment on column funnel.marginal is 'series that this reason fires on, whatever else does';
 comment on column funnel.remaining is 'series left after this step';
-comment on column funnel.salvageable is 'of first_hit: series that a split or resampling would rescue';
+comment on column funnel.salvageable is 'of first_hit: what a split or resampling would rescue';
+comment on column funnel.step is 'place in the order; 0 is before any';
+comment on column funnel.reason is 'as in series.excluded_by';
+comment on column funnel.meaning is 'the reason in words';
+comment on column funnel.remaining_patients is 'patients of the series left';

@@ -44,6 +44,10 @@ told as (
     where coalesce(len(coverage), 0) = 0
 ),
 
+division as (
+    select unnest(['hash', 'paper']) as division
+),
+
 known as (
     select 'all' as label, 'series' as value, -1 as place
 
@@ -53,7 +57,10 @@ known as (
     where head <> 'spacing'
 
     union all
-    select unnest(['contrast', 'coverage', 'coverage']), unnest(['cannot be told', 'cannot be told', 'none of them']), 99
+    select
+        unnest(['contrast', 'coverage', 'coverage']),
+        unnest(['cannot be told', 'cannot be told', 'none of them']),
+        99,
 )
 
 select
@@ -65,7 +72,7 @@ select
     count(*) filter (t.part = 'test') as test,
     count(t.part) as total,
 from known as k
-cross join (select unnest(['hash', 'paper']) as division) as d
+cross join division as d
 left join told as t on k.label = t.label and k.value = t.value and d.division = t.division
 group by d.division, k.label, k.value, k.place
 order by
@@ -74,4 +81,11 @@ order by
     k.place,
     k.value;
 comment on view label_counts is 'the training set by label and part, as the paper''s Table A3';
-comment on column label_counts.division is 'hash: training_set.split; paper: training_set.paper_split';
+comment on column label_counts.division is
+'hash: training_set.split; paper: training_set.paper_split';
+comment on column label_counts.label is 'which label';
+comment on column label_counts.value is 'its value';
+comment on column label_counts.train is 'series in the part';
+comment on column label_counts.validation is 'series in the part';
+comment on column label_counts.test is 'series in the part';
+comment on column label_counts.total is 'series in all parts';

@@ -3,7 +3,11 @@
 -- source: series
 create view rule_use as
 with decided as (
-    select 'sequence' as label, sequence_rule as rule_id, sequence_conflict as conflict, sequence_losers as losers
+    select
+        'sequence' as label,
+        sequence_rule as rule_id,
+        sequence_conflict as conflict,
+        sequence_losers as losers,
     from series
 
     union all
@@ -32,7 +36,7 @@ won as (
 
 lost as (
     select label, l.rule as rule_id, count(*) as lost
-    from (select label, unnest(losers) as l from decided)
+    from (select label, unnest(losers) as l from decided) as outranked
     group by all
 )
 
@@ -50,3 +54,11 @@ left join won as w on r.rule_id = w.rule_id
 left join lost as l on r.rule_id = l.rule_id
 order by r.label, r.rank, r.rule_id;
 comment on view rule_use is 'what each rule decided in the lake';
+comment on column rule_use.label is 'which label';
+comment on column rule_use.rule_id is 'the rule';
+comment on column rule_use.rank is 'the lowest wins';
+comment on column rule_use.tier is 'how strong its evidence is';
+comment on column rule_use.decided is 'series that it decided';
+comment on column rule_use.in_conflict is 'of these, in conflict';
+comment on column rule_use.lost is 'series where it fired and was outranked';
+comment on column rule_use.meaning is 'the rule in words';

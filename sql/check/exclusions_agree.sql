@@ -1,4 +1,4 @@
--- grain: one row per series whose first reason is not among its reasons, or that has reasons and none first
+-- grain: one row per series whose first reason is not one of its reasons
 select SeriesInstanceUID
 from labelled.series
 where

@@ -1,0 +1,588 @@
+"""What labels rely on: one row per series that says what all its instances say, and its geometry."""
+
+import datetime
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from radnet_lake import rollup, rollup_plan, schema
+from radnet_lake.errors import LakeError
+from radnet_lake.lake import Lake, create_lake, open_lake
+from radnet_lake.rollup import open_task, refresh_rollup, roll_up
+
+Row = dict[str, Any]
+AXIAL = [1.0, 0, 0, 0, 1, 0]
+CORONAL = [1.0, 0, 0, 0, 0, -1]
+SAGITTAL = [0.0, 1, 0, 0, 0, -1]
+CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+NOON = datetime.datetime(2026, 1, 1, 12)
+FACTS = {
+    "slice_count", "slice_spacing_mm", "gap_min_mm", "gap_max_mm", "gap_deviation_mm", "geometry",
+    "missing_slice_count", "n_stacks", "stack_frames", "first_position", "last_position",
+    "ImageOrientationPatient", "Rows", "Columns", "PixelSpacing", "repeats_min", "repeats_max",
+}  # fmt: skip
+
+
+def frame(series: str, position: list[float], number: int = 1, **attributes: Any) -> Row:
+    row = {
+        "SeriesInstanceUID": series,
+        "StudyInstanceUID": "1.2",
+        "PatientID": "P1",
+        "SOPInstanceUID": f"{series}.{number}",
+        "SOPClassUID": MR,
+        "Modality": "MR",
+        "object_kind": "image",
+        "harvested_at": NOON,
+        "uri": f"/in/{series}/{number}.dcm",
+        "InstanceNumber": number,
+        "ImageOrientationPatient": AXIAL,
+        "ImagePositionPatient": [float(x) for x in position],
+        "PixelSpacing": [0.5, 0.5],
+        "Rows": 256,
+        "Columns": 256,
+        "SamplesPerPixel": 1,
+        "FrameOfReferenceUID": "1.9",
+    }
+    return row | attributes
+
+
+def stack(
+    series: str, n: int = 40, dz: float = 5.0, z: float = 0.0, **attributes: Any
+) -> list[Row]:
+    """Axial frames, dz mm apart, from z on."""
+    first = attributes.pop("first", 1)
+    return [frame(series, [-100, -90, z + dz * i], first + i, **attributes) for i in range(n)]
+
+
+def roll(*rows: list[Row]) -> dict[str, Row]:
+    """Series -> its row of the roll-up."""
+    table = pa.Table.from_pylist([r for part in rows for r in part], schema.TABLES["instances"])
+    with open_task(1) as connection:
+        connection.register("rows", table)
+        connection.execute("create view instances as from rows")
+        rolled = roll_up(connection, table.select(["SeriesInstanceUID"]))
+    return {row["SeriesInstanceUID"]: row for row in rolled.to_pylist()}
+
+
+def turn(rows: list[Row], rotation: np.ndarray) -> list[Row]:
+    """The same stack in another direction."""
+    turned = []
+    for row in rows:
+        o = np.array(row["ImageOrientationPatient"]).reshape(2, 3) @ rotation.T
+        p = rotation @ np.array(row["ImagePositionPatient"])
+        turned.append(
+            row
+            | {"ImageOrientationPatient": o.ravel().tolist(), "ImagePositionPatient": p.tolist()}
+        )
+    return turned
+
+
+def tilt(degrees: float) -> np.ndarray:
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+
+
+def shear(rows: list[Row], degrees: float) -> list[Row]:
+    """The gantry leans, the table goes on along z."""
+    o = np.array(AXIAL).reshape(2, 3) @ tilt(degrees).T
+    return [row | {"ImageOrientationPatient": o.ravel().tolist()} for row in rows]
+
+
+def rounded(rows: list[Row], decimals: int) -> list[Row]:
+    return [
+        row | {"ImagePositionPatient": [round(x, decimals) for x in row["ImagePositionPatient"]]}
+        for row in rows
+    ]
+
+
+def test_known_stacks_get_their_verdict() -> None:
+    rng = np.random.default_rng(1)
+    noise = rng.uniform(-0.004, 0.004, 80)
+    cases: dict[str, tuple[list[Row], str]] = {
+        "plain": (stack("plain"), "regular"),
+        "thin": (stack("thin", 200, 0.625), "regular"),
+        "decimal": (rounded(stack("decimal", 200, 1.25), 1), "regular"),
+        "oblique": (turn(stack("oblique"), tilt(15)), "regular"),
+        "lost": ([r for r in stack("lost") if r["InstanceNumber"] != 17], "missing_slices"),
+        "twice": (stack("twice") + stack("twice", 1, z=50, first=99), "partial_duplicates"),
+        "six": ([r for t in range(6) for r in stack("six", 20, first=1 + 20 * t)], "repeated_stack"),
+        "noisy": (
+            [frame("noisy", [0, 0, -5 * (i % 20) + noise[i]], i) for i in range(80)],
+            "repeated_stack",
+        ),
+        "gantry": (shear(stack("gantry"), 15), "sheared"),
+        "planes": (
+            [
+                frame("planes", [i, 0, 0], 3 * k + i, ImageOrientationPatient=o)
+                for k, o in enumerate((AXIAL, CORONAL, SAGITTAL))
+                for i in range(3)
+            ],
+            "mixed_orientation",
+        ),
+        "one": (stack("one", 1), "single_slice"),
+        "slabs": (stack("slabs", 20) + stack("slabs", 20, z=133, first=50), "irregular"),
+        "overlap": (stack("overlap", 20) + stack("overlap", 20, z=82, first=50), "irregular"),
+        "two steps": (
+            stack("two steps", 30) + stack("two steps", 30, 2.5, z=147.5, first=50),
+            "missing_slices",
+        ),
+        "bolus": (stack("bolus", 30, 0.0), "single_location_repeated"),
+        "matrix": (stack("matrix", 20) + stack("matrix", 20, z=100, first=50, Rows=320), "mixed_matrix"),
+        "spacing": (
+            stack("spacing", 20) + stack("spacing", 20, z=100, first=50, PixelSpacing=[0.7, 0.7]),
+            "mixed_matrix",
+        ),
+        "spaces": (
+            stack("spaces", 20) + stack("spaces", 20, z=100, first=50, FrameOfReferenceUID="1.8"),
+            "mixed_frame_of_reference",
+        ),
+        "some spaces": (
+            stack("some spaces", 20) + stack("some spaces", 20, z=100, first=50, FrameOfReferenceUID=None),
+            "regular",
+        ),
+        "dense": (stack("dense", 20, 0.08), "invalid_spacing"),
+        "far": (stack("far", 20, 60), "invalid_spacing"),
+        "small": (stack("small", Rows=16), "invalid_position"),
+        "bent": (stack("bent", 39) + [frame("bent", [0, 0, 195], 40, ImagePositionPatient=None)], "invalid_position"),
+        "nan": (stack("nan", 39) + [frame("nan", [math.nan, 0, 195], 40)], "invalid_position"),
+        "huge": (stack("huge", 39) + [frame("huge", [1e308, 1e308, 1e308], 40)], "invalid_position"),
+        "skew": (stack("skew", ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]), "invalid_position"),
+        "count": (stack("count", flags=["frame_count_mismatch"]), "invalid_position"),
+        "report": (
+            [frame("report", [], object_kind="sr", Modality="SR", ImagePositionPatient=None)],
+            "not_image",
+        ),
+        "frames": (
+            [r | {"SOPInstanceUID": "1", "frame_number": i + 1} for i, r in enumerate(stack("frames"))],
+            "regular",
+        ),
+        "parts": (
+            stack("parts", ConcatenationUID="1", InConcatenationNumber=1, InConcatenationTotalNumber=2),
+            "missing_slices",
+        ),
+    }  # fmt: skip
+    rolled = roll(*(rows for rows, _ in cases.values()))
+    assert {name: rolled[name]["geometry"] for name in cases} == {
+        n: v for n, (_, v) in cases.items()
+    }
+    assert rolled["lost"]["missing_slice_count"] == 1
+    assert rolled["gantry"]["shear_deg"] == pytest.approx(15, abs=0.01)
+    assert rolled["noisy"]["slice_count"] == 20
+    assert rolled["noisy"]["repeats_max"] == 4
+    assert rolled["thin"]["slice_spacing_mm"] == pytest.approx(0.625)
+    assert rolled["plain"]["first_position"] == [-100, -90, 0]
+    assert rolled["plain"]["last_position"] == [-100, -90, 195]
+    assert rolled["one"]["slice_spacing_mm"] is None
+    assert rolled["frames"]["n_instances"] == 1
+    assert rolled["frames"]["n_frames"] == 40
+    assert rolled["bent"]["n_invalid_frames"] == 1
+    assert rolled["bent"]["slice_count"] == 39
+
+
+def repeat(series: str, times: int = 3, n: int = 20, **values: Callable[[int], Any]) -> list[Row]:
+    """`times` stacks at one place; values: attribute -> its value in stack t."""
+    return [
+        row
+        for t in range(times)
+        for row in stack(series, n, first=1 + n * t, **{k: v(t) for k, v in values.items()})
+    ]
+
+
+def test_what_differs_between_repeats_names_them() -> None:
+    later = {"AcquisitionTime": lambda t: 100.0 + 30 * t}
+    kinds = {
+        "temporal": repeat("temporal", **later),
+        "temporal index": repeat("temporal index", TemporalPositionIndex=lambda t: t + 1),
+        "temporal count": repeat("temporal count", NumberOfTemporalPositions=lambda _: 3),
+        "cine": repeat("cine", TriggerTime=lambda t: 50.0 * t),
+        "diffusion": repeat("diffusion", DiffusionBValue=lambda t: 500.0 * t, **later),
+        "diffusion siemens": repeat("diffusion siemens", SIEMENS_MR_HEADER_xx0C=lambda t: [500.0 * t]),
+        "diffusion ge": repeat("diffusion ge", GEMS_PARM_01_xx39=lambda t: [1e9 + 500 * t, 0]),
+        "multi_echo": repeat("multi_echo", 2, EchoTime=lambda t: 12.0 + 80 * t, **later),
+        "mapping": repeat("mapping", InversionTime=lambda t: 100.0 + 300 * t, **later),
+        "mapping angle": repeat("mapping angle", FlipAngle=lambda t: 5.0 + 10 * t),
+        "component": repeat("component", 2, ImageType=lambda t: ["ORIGINAL", "PRIMARY", "MP"[t]]),
+        "component words": repeat("component words", 2, ComplexImageComponent=lambda t: ["MAGNITUDE", "PHASE"][t]),
+        "ct_two_acquisitions": (
+            stack("ct_two_acquisitions", 20, Modality="CT", AcquisitionNumber=1, AcquisitionTime=1.0)
+            + stack("ct_two_acquisitions", 20, z=85, first=50, Modality="CT", AcquisitionNumber=2, AcquisitionTime=9.0)
+        ),
+        "temporal ct": repeat("temporal ct", 5, Modality=lambda _: "CT", AcquisitionNumber=lambda t: t, **later),
+        "multi_stack": repeat("multi_stack", 2, StackID=lambda t: str(t)),
+        "unknown_repeat": repeat("unknown_repeat"),
+        "temporal echoes": repeat(
+            "temporal echoes", 12, EchoTime=lambda t: 12.0 + 80 * (t % 2), AcquisitionTime=lambda t: 30.0 * (t // 2)
+        ),
+    }  # fmt: skip
+    rolled = roll(*kinds.values())
+    assert {name: row["repeat_kind"] for name, row in rolled.items()} == {
+        name: name.partition(" ")[0] for name in kinds
+    }
+    salvageable = {name for name, row in rolled.items() if row["is_salvageable"]}
+    assert salvageable == {
+        "multi_echo", "component", "component words", "ct_two_acquisitions", "multi_stack"
+    }  # fmt: skip
+    assert all((row["salvage"] is not None) == row["is_salvageable"] for row in rolled.values())
+    assert rolled["diffusion"]["b_values"] == [0, 500, 1000]
+    assert rolled["diffusion ge"]["b_values"] == [0, 500, 1000]
+    assert rolled["multi_echo"]["EchoTime_values"] == [12, 92]
+    assert rolled["multi_echo"]["EchoTime"] is None
+
+
+def test_copies_are_no_repeats() -> None:
+    again = [r | {"SOPInstanceUID": f"9.{r['SOPInstanceUID']}"} for r in stack("resent")]
+    older = [
+        r | {"InstanceCreationDate": datetime.date(2020, 1, 1), "uri": f"/b{r['uri']}"}
+        for r in stack("edited")
+    ]
+    newer = [
+        r | {"InstanceCreationDate": datetime.date(2021, 1, 1)} for r in stack("edited", dz=4.0)
+    ]
+    unnumbered = [r | {"InstanceNumber": None} for r in repeat("unnumbered", 2)]
+    cases = {
+        "resent": stack("resent") + again,
+        "same file": 2 * stack("same file"),
+        "one": stack("one") + [stack("one")[7] | {"SOPInstanceUID": "9.7"}],
+        "edited": newer + older,
+        "unnumbered": unnumbered,
+        "dynamic": 2 * repeat("dynamic", AcquisitionTime=lambda t: 30.0 * t),
+    }
+    rolled = roll(*cases.values())
+    assert {name: (row["geometry"], row["repeat_kind"]) for name, row in rolled.items()} == {
+        "resent": ("regular", "copies"),
+        "same file": ("regular", "copies"),
+        "one": ("regular", "copies"),
+        "edited": ("regular", "copies"),
+        "unnumbered": ("repeated_stack", "unknown_repeat"),
+        "dynamic": ("repeated_stack", "temporal"),
+    }
+    assert rolled["resent"]["n_frames"] == 80
+    assert rolled["resent"]["stack_frames"] == 40
+    assert rolled["edited"]["slice_spacing_mm"] == 4
+    assert {name for name, row in rolled.items() if "uid_conflict" in row["flags"]} == {"edited"}
+
+
+def test_split_that_would_rescue_a_series_is_said() -> None:
+    scout = [frame("scouted", [0, 0, 0], 99, ImageOrientationPatient=CORONAL, Rows=512)]
+    halves = stack("halves", 20) + stack("halves", 20, first=50, ImageOrientationPatient=CORONAL)
+    rolled = roll(
+        stack("scouted", 60, 0.7) + scout,
+        halves,
+        shear(stack("leaning"), 20),
+        [r for r in stack("lost") if r["InstanceNumber"] != 9],
+    )
+    assert rolled["scouted"]["salvage"] == "keep the largest stack: 60 of 61 frames"
+    assert rolled["scouted"]["slice_spacing_mm"] == pytest.approx(0.7)
+    assert rolled["scouted"]["Rows"] == 256
+    assert "20.0 degrees" in rolled["leaning"]["salvage"]
+    assert [name for name, row in rolled.items() if not row["is_salvageable"]] == ["halves", "lost"]
+
+
+@st.composite
+def stacks(draw: st.DrawFn) -> tuple[int, float, np.ndarray, int]:
+    """Number, step, rotation, and a seed."""
+    quaternion = np.array(draw(st.tuples(*[st.floats(-1, 1)] * 4))) + [0.01, 0, 0, 0]
+    w, x, y, z = quaternion / np.linalg.norm(quaternion)
+    rotation = np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ])  # fmt: skip
+    return (
+        draw(st.integers(5, 60)),
+        draw(st.floats(0.5, 20)),
+        rotation,
+        draw(st.integers(0, 1 << 30)),
+    )
+
+
+def vary(name: str, n: int, dz: float, rotation: np.ndarray, seed: int) -> dict[str, list[Row]]:
+    """Ways to write one valid stack, and (with !) ways to spoil it."""
+    rng = np.random.default_rng(seed)
+    z, inner = float(rng.uniform(-500, 500)), int(rng.integers(1, n - 1))
+    plain = stack(name, n, dz, z)
+    moved = plain[inner]["ImagePositionPatient"]
+    x, y, deep = moved
+    ways = {
+        "plain": turn(plain, rotation),
+        "reversed": turn(plain[::-1], rotation),
+        "shuffled": [turn(plain, rotation)[i] for i in rng.permutation(n)],
+        "renumbered": [r | {"InstanceNumber": int(k)} for r, k in zip(plain, rng.permutation(n))],
+        "six decimals": rounded(turn(plain, rotation), 6),
+        "!removed": turn(plain[:inner] + plain[inner + 1 :], rotation),
+        "!doubled": turn([*plain, plain[inner] | {"SOPInstanceUID": "9", "InstanceNumber": 999}], rotation),
+        "!along": turn(
+            [*plain[:inner], plain[inner] | {"ImagePositionPatient": [x, y, deep + 0.4 * dz]}, *plain[inner + 1 :]],
+            rotation,
+        ),
+        "!sideways": turn(
+            [*plain[:inner], plain[inner] | {"ImagePositionPatient": [x + 2, y - 1, deep]}, *plain[inner + 1 :]],
+            rotation,
+        ),
+        "!turned": turn(
+            [*plain[:inner], plain[inner] | {"ImageOrientationPatient": CORONAL}, *plain[inner + 1 :]], rotation
+        ),
+    }  # fmt: skip
+    if dz >= 4:
+        ways["one decimal"] = rounded(turn(plain, rotation), 1)
+    return ways
+
+
+@given(st.lists(stacks(), min_size=8, max_size=16))
+@settings(max_examples=6, deadline=None)
+def test_valid_stacks_stay_regular_and_spoilt_ones_never_do(drawn: list[Any]) -> None:
+    rows, expected = [], {}
+    for number, one in enumerate(drawn):
+        for way, frames in vary(str(number), *one).items():
+            name = f"{number} {way}"
+            rows += [row | {"SeriesInstanceUID": name} for row in frames]
+            expected[name] = not way.startswith("!")
+    rolled = roll(rows)
+    assert {name: row["geometry"] == "regular" for name, row in rolled.items()} == expected
+
+
+@given(st.lists(stacks(), min_size=8, max_size=16))
+@settings(max_examples=3, deadline=None)
+def test_plain_and_long_way_say_the_same(drawn: list[Any]) -> None:
+    ways = [
+        frames for number, one in enumerate(drawn) for frames in vary(str(number), *one).values()
+    ]
+    named = [[r | {"SeriesInstanceUID": str(n)} for r in frames] for n, frames in enumerate(ways)]
+    # An object in parts, all of which are there, may be anything: it goes the long way.
+    part = {"ConcatenationUID": "1", "InConcatenationNumber": 1, "InConcatenationTotalNumber": 1}
+    plain = roll(*named)
+    long = roll(*([row | part for row in frames] for frames in named))
+    for name, row in plain.items():
+        for fact in FACTS:
+            wanted, found = row[fact], long[name][fact]
+            if isinstance(wanted, float | list):
+                assert found == pytest.approx(wanted, abs=1e-6), fact
+            else:
+                assert found == wanted, fact
+
+
+def test_words_that_contradict_are_null_and_named() -> None:
+    code = {"CodeValue": "T-D1100", "CodingSchemeDesignator": "SRT", "CodeMeaning": "Head"}
+    rolled = roll(
+        stack("one", 2, SeriesDescription="AX T1", AnatomicRegionSequence=[code])
+        + stack("one", 2, z=10, first=3, SeriesDescription="AX T1", AnatomicRegionSequence=None),
+        stack("two", 2, SeriesDescription="AX T1", ImageType=["ORIGINAL", "PRIMARY", "M"])
+        + stack("two", 2, z=10, first=3, SeriesDescription="AX T2", ImageType=["ORIGINAL", "PRIMARY", "P"]),
+        stack("half", 2, SeriesDescription="", empty_keywords=["SeriesDescription", "EchoTime", "ScanOptions"])
+        + stack("half", 2, z=10, first=3, SeriesDescription="AX T2", EchoTime=80.0),
+        stack("blank", 2, SeriesDescription="", empty_keywords=["SeriesDescription"]),
+        [r | {"EchoTime": 80 + 0.1 * i, "RepetitionTime": 500.0 * i} for i, r in enumerate(stack("numbers", 4))],
+        stack("flags", 2, flags=["truncated"]) + stack("flags", 2, z=10, first=3, flags=["no_preamble"]),
+        stack("shared", 2) + stack("shared", 2, z=10, first=3, StudyInstanceUID="1.3", PatientID="P2"),
+        stack("many", 40, SeriesDescription="AX")[:20]
+        + [r | {"EchoTime": float(r["InstanceNumber"])} for r in stack("many", 40)],
+    )  # fmt: skip
+    assert rolled["one"]["SeriesDescription"] == "AX T1"
+    assert rolled["one"]["AnatomicRegionSequence"] == [code]
+    assert rolled["one"]["varying_keywords"] == []
+    assert rolled["two"]["SeriesDescription"] is None
+    assert rolled["two"]["varying_keywords"] == ["ImageType", "SeriesDescription"]
+    assert rolled["two"]["image_types"] == ["ORIGINAL\\PRIMARY\\M", "ORIGINAL\\PRIMARY\\P"]
+    assert rolled["half"]["SeriesDescription"] == "AX T2"
+    assert rolled["half"]["empty_keywords"] == ["ScanOptions"]
+    assert rolled["blank"]["SeriesDescription"] == ""
+    assert rolled["blank"]["empty_keywords"] == ["SeriesDescription"]
+    assert rolled["numbers"]["EchoTime"] == pytest.approx(80.15)
+    assert rolled["numbers"]["RepetitionTime"] is None
+    assert rolled["numbers"]["RepetitionTime_values"] == [0, 500, 1000, 1500]
+    assert rolled["numbers"]["varying_keywords"] == ["RepetitionTime"]
+    assert rolled["flags"]["flags"] == ["no_preamble", "truncated"]
+    assert (rolled["shared"]["n_studies"], rolled["shared"]["n_patients"]) == (2, 2)
+    assert rolled["shared"]["StudyInstanceUID"] is None
+    assert rolled["many"]["EchoTime_values"] == [float(n) for n in range(1, 33)]
+
+
+def test_rows_that_say_nothing_or_nonsense_are_still_a_series() -> None:
+    nothing = {name: None for name in schema.TABLES["instances"].names}
+    hostile = {"SeriesDescription": "'; drop table frame.wanted; --\x00\x1b" + "x" * (1 << 20)}
+    wild = [1e308, -1e308, math.inf]
+    rolled = roll(
+        [nothing | {"SeriesInstanceUID": "nothing", "harvested_at": NOON}],
+        stack("hostile", 3, **hostile),
+        [
+            frame("wild", wild, n, PixelSpacing=[math.inf, math.nan], ImageOrientationPatient=2 * wild,
+                  RepetitionTime=math.nan, EchoTime=1e308 * n, Rows=2**62, DiffusionBValue=math.inf)
+            for n in range(3)
+        ],
+        [frame("odd lists", [1, 2, 3, 4], n, ImageOrientationPatient=[1.0], PixelSpacing=[]) for n in range(3)],
+        # Frames that all lie differently: the work on them is bounded.
+        [r for i in range(600) for r in turn([frame("spun", [0, 0, i], i)], tilt(0.6 * i))],
+    )  # fmt: skip
+    assert rolled["nothing"]["geometry"] == "not_image"
+    assert rolled["nothing"]["StudyInstanceUID"] == "no-uid/nothing"
+    assert rolled["hostile"]["SeriesDescription"] == hostile["SeriesDescription"]
+    assert rolled["hostile"]["geometry"] == "regular"
+    assert rolled["wild"]["geometry"] == "invalid_position"
+    assert rolled["odd lists"]["geometry"] == "invalid_position"
+    assert rolled["spun"]["geometry"] == "mixed_orientation"
+
+
+def make(folder: Path, *parts: list[Row]) -> Lake:
+    """A lake with one part of `instances` per list."""
+    lake = create_lake(str(folder), "keep", "")
+    for rows in parts:
+        add(lake, rows)
+    return lake
+
+
+def add(lake: Lake, rows: list[Row], table: str = "instances") -> None:
+    lake.commit(add=[lake.write_part(table, pa.Table.from_pylist(rows, schema.TABLES[table]), "p")])
+
+
+def stored(lake: Lake | str) -> dict[str, Row]:
+    """What the lake's roll-up holds."""
+    lake = open_lake(lake if isinstance(lake, str) else lake.uri)
+    rows = lake.dataset(lake.snapshot.of("rollup")).to_table().to_pylist()
+    assert len({row["SeriesInstanceUID"] for row in rows}) == len(rows)
+    return {row["SeriesInstanceUID"]: row for row in rows}
+
+
+def test_only_what_changed_is_rolled_up(tmp_path: Path) -> None:
+    lake = make(tmp_path, stack("a") + stack("b", 20), stack("b", 20, z=100, first=21) + stack("c"))
+    first = refresh_rollup(lake)
+    assert (first.series, first.rolled, first.frames) == (3, 3, 120)
+    assert stored(lake)["b"]["slice_count"] == 40
+    version = lake.refresh().version
+    assert refresh_rollup(lake) == rollup.RollupReport(3, 0, 0, 0, 0)
+    assert lake.refresh().version == version
+    later = NOON + datetime.timedelta(hours=1)
+    add(lake, stack("c", 1, z=200, first=41, harvested_at=later))
+    second = refresh_rollup(lake)
+    assert (second.series, second.rolled, second.frames) == (3, 1, 41)
+    assert stored(lake)["c"]["slice_count"] == 41
+    gone = {"uri": "/in/c/41.dcm", "removed_harvested_at": later, "reason": "vanished"}
+    add(lake, [gone], "removals")
+    assert refresh_rollup(lake).rolled == 1
+    assert stored(lake)["c"]["slice_count"] == 40
+    gone = [gone | {"uri": f"/in/a/{n}.dcm", "removed_harvested_at": NOON} for n in range(1, 41)]
+    add(lake, gone, "removals")
+    assert refresh_rollup(lake) == rollup.RollupReport(2, 0, 1, 0, 0)
+    assert sorted(stored(lake)) == ["b", "c"]
+
+
+def test_new_rules_roll_up_everything_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = make(tmp_path, stack("a") + stack("b"))
+    refresh_rollup(lake)
+    before = {p.name for p in lake.snapshot.of("rollup")}
+    monkeypatch.setattr(rollup, "make_version", lambda: "new")
+    assert refresh_rollup(lake).rolled == 2
+    assert not before & {p.name for p in lake.refresh().of("rollup")}
+    assert sorted(stored(lake)) == ["a", "b"]
+
+
+def test_series_that_lie_in_many_parts_are_put_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(n) for n in range(7)]
+    whole = {row["SeriesInstanceUID"]: row for row in roll(*(stack(n) for n in names)).values()}
+    rows = [row for name in names for row in stack(name)]
+    scattered = [rows[k::4] for k in range(4)]
+    monkeypatch.setattr(rollup_plan, "ROWS_PER_TASK", 75)
+    lake = make(tmp_path / "scattered", *scattered)
+    assert refresh_rollup(lake, threads=2).rolled == 7
+    assert stored(lake) == whole
+    neighbours = make(tmp_path / "neighbours", *(rows[k : k + 70] for k in range(0, 280, 70)))
+    assert refresh_rollup(neighbours).rolled == 7
+    assert stored(neighbours) == whole
+
+
+@pytest.mark.usefixtures("ray_local")
+def test_ray_and_s3_give_the_same(tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [stack("a") + stack("b", 20), stack("b", 20, z=100, first=21) + stack("c")]
+    unnamed = [frame("", [0, 0, 5 * n], n, uri=f"/in/x/{n}.dcm") for n in range(20)]
+    here = make(tmp_path / "lake", *parts, unnamed)
+    refresh_rollup(here)
+    monkeypatch.setattr(rollup, "RAY_ROWS", 0)
+    monkeypatch.setattr(rollup_plan, "ROWS_PER_TASK", 50)
+    for place in (str(tmp_path / "by ray"), f"s3://{s3.bucket()}/lake"):
+        lake = make(place, *parts, unnamed)
+        assert refresh_rollup(lake).rolled == 4
+        assert stored(lake) == stored(here)
+        assert refresh_rollup(lake).rolled == 0
+
+
+def test_rows_without_series_uid_are_apart_by_folder(tmp_path: Path) -> None:
+    rows = []
+    for folder in ("sealed:Zm9v", "/in/case 1", "sealed:YQ/Yg!/ZGly"):
+        for n in range(5):
+            one = frame("", [0, 0, 5 * n], n, uri=f"{folder}/f{n}", StudyInstanceUID=None)
+            rows += [one | {"SeriesInstanceUID": None if n % 2 else " "}]
+    rows += [frame("", [], 9, uri="/in/case 1/sr", Modality="SR", object_kind="sr")]
+    rows += [frame("", [], 9, uri="/in/case 1/DICOMDIR", object_kind="dicomdir")]
+    lake = make(tmp_path, stack("named"), rows)
+    report = refresh_rollup(lake)
+    assert (report.series, report.frames) == (5, 56)
+    rolled = stored(lake)
+    unnamed = [row for row in rolled.values() if "no_series_uid" in row["flags"]]
+    assert sorted(row["n_frames"] for row in unnamed) == [1, 5, 5, 5]
+    images = [row for row in unnamed if row["object_kind"] == "image"]
+    assert {row["geometry"] for row in images} == {"regular"}
+    assert all(row["StudyInstanceUID"] == row["SeriesInstanceUID"] for row in images)
+    assert refresh_rollup(lake).rolled == 0
+
+
+def test_empty_lake_has_an_empty_rollup_with_columns(tmp_path: Path) -> None:
+    full = make(tmp_path / "full", stack("a"))
+    refresh_rollup(full)
+    for lake in (make(tmp_path / "empty"), make(tmp_path / "rejects")):
+        if "rejects" in lake.uri:
+            add(lake, [{"uri": "/in/x", "reason": "not_dicom", "harvested_at": NOON}], "rejects")
+        assert refresh_rollup(lake).series == 0
+        assert stored(lake) == {}
+        (part,) = lake.snapshot.of("rollup")
+        columns = lake.dataset([part]).schema
+        assert columns == full.dataset(full.snapshot.of("rollup")).schema
+        add(lake, stack("late"))
+        assert refresh_rollup(lake).rolled == 1
+        assert list(stored(lake)) == ["late"]
+
+
+def test_killed_refresh_leaves_the_lake_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = make(tmp_path, stack("a"))
+    refresh_rollup(lake)
+    before = stored(lake)
+    add(lake, stack("b"))
+    with monkeypatch.context() as patch:
+        patch.setattr(Lake, "commit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            refresh_rollup(lake)
+    assert stored(lake) == before
+    assert refresh_rollup(open_lake(lake.uri)).rolled == 1
+    assert sorted(stored(lake)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_two_refreshes_at_once_do_not_both_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
+) -> None:
+    lake = make(tmp_path, stack("a"))
+    if not is_new:
+        refresh_rollup(lake)
+        add(lake, stack("b"))
+    rewrite = rollup._rewrite
+
+    def overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(rollup, "_rewrite", rewrite)
+        refresh_rollup(open_lake(lake.uri))
+        return rewrite(*arguments)
+
+    monkeypatch.setattr(rollup, "_rewrite", overtaken)
+    with pytest.raises(LakeError, match="another run"):
+        refresh_rollup(lake)
+    assert sorted(stored(lake)) == (["a"] if is_new else ["a", "b"])
+    named = set(open_lake(lake.uri).snapshot.parts)
+    assert {n for n in lake.folder.names("rollup/")} <= named | lake.find_removed().keys()
