@@ -172,8 +172,11 @@ def _roll_bin(job: Job, task: Bin, threads: int = 1) -> tuple[Any, ...]:
 
 
 def _roll_bucket(job: Job, *handed: bytes) -> Part | None:
-    """The part of the series whose rows several bins handed on."""
-    rows = pa.concat_tables([pq.read_table(io.BytesIO(data)) for data in handed if data])
+    """The part of the series whose rows several bins handed on; None where no series fell here."""
+    tables = [pq.read_table(io.BytesIO(data)) for data in handed if data]
+    if not tables:
+        return None
+    rows = pa.concat_tables(tables)
     with open_task(1) as connection:
         connection.register("handed", rows)
         connection.execute("create view instances as from handed")

@@ -1,4 +1,4 @@
-"""What labels rely on: one row per series that says what all its instances say, and its geometry."""
+"""What labels rely on: one row per series, with what all its instances say, and its geometry."""
 
 import datetime
 import math
@@ -95,6 +95,26 @@ def shear(rows: list[Row], degrees: float) -> list[Row]:
     return [row | {"ImageOrientationPatient": o.ravel().tolist()} for row in rows]
 
 
+def part(number: int, total: int) -> Row:
+    """Of an object in parts."""
+    names = ("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber")
+    return dict(zip(names, ("1.7", number, total), strict=True))
+
+
+def halves(series: str, **attributes: Any) -> list[Row]:
+    """One regular stack whose upper half has other attributes."""
+    return stack(series, 20) + stack(series, 20, z=100, first=21, **attributes)
+
+
+def repeat(series: str, times: int = 3, n: int = 20, **values: Callable[[int], Any]) -> list[Row]:
+    """`times` stacks at one place; values: attribute -> its value in stack t."""
+    return [
+        row
+        for t in range(times)
+        for row in stack(series, n, first=1 + n * t, **{k: v(t) for k, v in values.items()})
+    ]
+
+
 def rounded(rows: list[Row], decimals: int) -> list[Row]:
     return [
         row | {"ImagePositionPatient": [round(x, decimals) for x in row["ImagePositionPatient"]]}
@@ -112,7 +132,7 @@ def test_known_stacks_get_their_verdict() -> None:
         "oblique": (turn(stack("oblique"), tilt(15)), "regular"),
         "lost": ([r for r in stack("lost") if r["InstanceNumber"] != 17], "missing_slices"),
         "twice": (stack("twice") + stack("twice", 1, z=50, first=99), "partial_duplicates"),
-        "six": ([r for t in range(6) for r in stack("six", 20, first=1 + 20 * t)], "repeated_stack"),
+        "six": (repeat("six", 6), "repeated_stack"),
         "noisy": (
             [frame("noisy", [0, 0, -5 * (i % 20) + noise[i]], i) for i in range(80)],
             "repeated_stack",
@@ -134,25 +154,16 @@ def test_known_stacks_get_their_verdict() -> None:
             "missing_slices",
         ),
         "bolus": (stack("bolus", 30, 0.0), "single_location_repeated"),
-        "matrix": (stack("matrix", 20) + stack("matrix", 20, z=100, first=50, Rows=320), "mixed_matrix"),
-        "spacing": (
-            stack("spacing", 20) + stack("spacing", 20, z=100, first=50, PixelSpacing=[0.7, 0.7]),
-            "mixed_matrix",
-        ),
-        "spaces": (
-            stack("spaces", 20) + stack("spaces", 20, z=100, first=50, FrameOfReferenceUID="1.8"),
-            "mixed_frame_of_reference",
-        ),
-        "some spaces": (
-            stack("some spaces", 20) + stack("some spaces", 20, z=100, first=50, FrameOfReferenceUID=None),
-            "regular",
-        ),
+        "matrix": (halves("matrix", Rows=320), "mixed_matrix"),
+        "spacing": (halves("spacing", PixelSpacing=[0.7, 0.7]), "mixed_matrix"),
+        "spaces": (halves("spaces", FrameOfReferenceUID="1.8"), "mixed_frame_of_reference"),
+        "some spaces": (halves("some spaces", FrameOfReferenceUID=None), "regular"),
         "dense": (stack("dense", 20, 0.08), "invalid_spacing"),
         "far": (stack("far", 20, 60), "invalid_spacing"),
         "small": (stack("small", Rows=16), "invalid_position"),
-        "bent": (stack("bent", 39) + [frame("bent", [0, 0, 195], 40, ImagePositionPatient=None)], "invalid_position"),
-        "nan": (stack("nan", 39) + [frame("nan", [math.nan, 0, 195], 40)], "invalid_position"),
-        "huge": (stack("huge", 39) + [frame("huge", [1e308, 1e308, 1e308], 40)], "invalid_position"),
+        "lame": ([*stack("lame", 39), frame("lame", [0, 0], 40)], "invalid_position"),
+        "nan": ([*stack("nan", 39), frame("nan", [math.nan, 0, 195], 40)], "invalid_position"),
+        "huge": ([*stack("huge", 39), frame("huge", 3 * [1e308], 40)], "invalid_position"),
         "skew": (stack("skew", ImageOrientationPatient=[1, 0, 0, 0.5, 1, 0]), "invalid_position"),
         "count": (stack("count", flags=["frame_count_mismatch"]), "invalid_position"),
         "report": (
@@ -160,12 +171,16 @@ def test_known_stacks_get_their_verdict() -> None:
             "not_image",
         ),
         "frames": (
-            [r | {"SOPInstanceUID": "1", "frame_number": i + 1} for i, r in enumerate(stack("frames"))],
+            [
+                r | {"SOPInstanceUID": "1", "InstanceNumber": 1, "frame_number": n}
+                for n, r in enumerate(stack("frames"), 1)
+            ],
             "regular",
         ),
-        "parts": (
-            stack("parts", ConcatenationUID="1", InConcatenationNumber=1, InConcatenationTotalNumber=2),
-            "missing_slices",
+        "parts": ([r | part(1, 2) for r in stack("parts")], "missing_slices"),
+        "all parts": (
+            [r | part(1 + n // 20, 2) for n, r in enumerate(stack("all parts"))],
+            "regular",
         ),
     }  # fmt: skip
     rolled = roll(*(rows for rows, _ in cases.values()))
@@ -182,53 +197,55 @@ def test_known_stacks_get_their_verdict() -> None:
     assert rolled["one"]["slice_spacing_mm"] is None
     assert rolled["frames"]["n_instances"] == 1
     assert rolled["frames"]["n_frames"] == 40
-    assert rolled["bent"]["n_invalid_frames"] == 1
-    assert rolled["bent"]["slice_count"] == 39
-
-
-def repeat(series: str, times: int = 3, n: int = 20, **values: Callable[[int], Any]) -> list[Row]:
-    """`times` stacks at one place; values: attribute -> its value in stack t."""
-    return [
-        row
-        for t in range(times)
-        for row in stack(series, n, first=1 + n * t, **{k: v(t) for k, v in values.items()})
-    ]
+    assert rolled["lame"]["n_invalid_frames"] == 1
+    assert rolled["lame"]["slice_count"] == 39
 
 
 def test_what_differs_between_repeats_names_them() -> None:
     later = {"AcquisitionTime": lambda t: 100.0 + 30 * t}
+    number = {"AcquisitionNumber": lambda t: t}
+    first = {"Modality": "CT", "AcquisitionNumber": 1, "AcquisitionTime": 1.0}
+    second = first | {"AcquisitionNumber": 2, "AcquisitionTime": 9.0}
     kinds = {
         "temporal": repeat("temporal", **later),
         "temporal index": repeat("temporal index", TemporalPositionIndex=lambda t: t + 1),
         "temporal count": repeat("temporal count", NumberOfTemporalPositions=lambda _: 3),
         "cine": repeat("cine", TriggerTime=lambda t: 50.0 * t),
         "diffusion": repeat("diffusion", DiffusionBValue=lambda t: 500.0 * t, **later),
-        "diffusion siemens": repeat("diffusion siemens", SIEMENS_MR_HEADER_xx0C=lambda t: [500.0 * t]),
+        "diffusion s": repeat("diffusion s", SIEMENS_MR_HEADER_xx0C=lambda t: [500.0 * t]),
         "diffusion ge": repeat("diffusion ge", GEMS_PARM_01_xx39=lambda t: [1e9 + 500 * t, 0]),
         "multi_echo": repeat("multi_echo", 2, EchoTime=lambda t: 12.0 + 80 * t, **later),
         "mapping": repeat("mapping", InversionTime=lambda t: 100.0 + 300 * t, **later),
         "mapping angle": repeat("mapping angle", FlipAngle=lambda t: 5.0 + 10 * t),
         "component": repeat("component", 2, ImageType=lambda t: ["ORIGINAL", "PRIMARY", "MP"[t]]),
-        "component words": repeat("component words", 2, ComplexImageComponent=lambda t: ["MAGNITUDE", "PHASE"][t]),
+        "component c": repeat("component c", 2, ComplexImageComponent=lambda t: f"PHASE {t}"),
         "ct_two_acquisitions": (
-            stack("ct_two_acquisitions", 20, Modality="CT", AcquisitionNumber=1, AcquisitionTime=1.0)
-            + stack("ct_two_acquisitions", 20, z=85, first=50, Modality="CT", AcquisitionNumber=2, AcquisitionTime=9.0)
+            [r | first for r in stack("ct_two_acquisitions", 20)]
+            + [r | second for r in stack("ct_two_acquisitions", 20, z=85, first=50)]
         ),
-        "temporal ct": repeat("temporal ct", 5, Modality=lambda _: "CT", AcquisitionNumber=lambda t: t, **later),
+        "temporal ct": repeat("temporal ct", 5, Modality=lambda _: "CT", **number, **later),
+        "temporal mr": repeat("temporal mr", 2, **number),
         "multi_stack": repeat("multi_stack", 2, StackID=lambda t: str(t)),
         "unknown_repeat": repeat("unknown_repeat"),
         "temporal echoes": repeat(
-            "temporal echoes", 12, EchoTime=lambda t: 12.0 + 80 * (t % 2), AcquisitionTime=lambda t: 30.0 * (t // 2)
+            "temporal echoes",
+            12,
+            EchoTime=lambda t: 12.0 + 80 * (t % 2),
+            AcquisitionTime=lambda t: 30.0 * (t // 2),
         ),
-    }  # fmt: skip
+    }
     rolled = roll(*kinds.values())
     assert {name: row["repeat_kind"] for name, row in rolled.items()} == {
         name: name.partition(" ")[0] for name in kinds
     }
     salvageable = {name for name, row in rolled.items() if row["is_salvageable"]}
     assert salvageable == {
-        "multi_echo", "component", "component words", "ct_two_acquisitions", "multi_stack"
-    }  # fmt: skip
+        "multi_echo",
+        "component",
+        "component c",
+        "ct_two_acquisitions",
+        "multi_stack",
+    }
     assert all((row["salvage"] is not None) == row["is_salvageable"] for row in rolled.values())
     assert rolled["diffusion"]["b_values"] == [0, 500, 1000]
     assert rolled["diffusion ge"]["b_values"] == [0, 500, 1000]
@@ -238,18 +255,13 @@ def test_what_differs_between_repeats_names_them() -> None:
 
 def test_copies_are_no_repeats() -> None:
     again = [r | {"SOPInstanceUID": f"9.{r['SOPInstanceUID']}"} for r in stack("resent")]
-    older = [
-        r | {"InstanceCreationDate": datetime.date(2020, 1, 1), "uri": f"/b{r['uri']}"}
-        for r in stack("edited")
-    ]
-    newer = [
-        r | {"InstanceCreationDate": datetime.date(2021, 1, 1)} for r in stack("edited", dz=4.0)
-    ]
+    older = stack("edited", InstanceCreationDate=datetime.date(2020, 1, 1))
+    newer = stack("edited", dz=4.0, InstanceCreationDate=datetime.date(2021, 1, 1))
     unnumbered = [r | {"InstanceNumber": None} for r in repeat("unnumbered", 2)]
     cases = {
         "resent": stack("resent") + again,
         "same file": 2 * stack("same file"),
-        "one": stack("one") + [stack("one")[7] | {"SOPInstanceUID": "9.7"}],
+        "one": [*stack("one"), stack("one")[7] | {"SOPInstanceUID": "9.7"}],
         "edited": newer + older,
         "unnumbered": unnumbered,
         "dynamic": 2 * repeat("dynamic", AcquisitionTime=lambda t: 30.0 * t),
@@ -271,10 +283,9 @@ def test_copies_are_no_repeats() -> None:
 
 def test_split_that_would_rescue_a_series_is_said() -> None:
     scout = [frame("scouted", [0, 0, 0], 99, ImageOrientationPatient=CORONAL, Rows=512)]
-    halves = stack("halves", 20) + stack("halves", 20, first=50, ImageOrientationPatient=CORONAL)
     rolled = roll(
         stack("scouted", 60, 0.7) + scout,
-        halves,
+        halves("halves", ImageOrientationPatient=CORONAL),
         shear(stack("leaning"), 20),
         [r for r in stack("lost") if r["InstanceNumber"] != 9],
     )
@@ -288,7 +299,8 @@ def test_split_that_would_rescue_a_series_is_said() -> None:
 @st.composite
 def stacks(draw: st.DrawFn) -> tuple[int, float, np.ndarray, int]:
     """Number, step, rotation, and a seed."""
-    quaternion = np.array(draw(st.tuples(*[st.floats(-1, 1)] * 4))) + [0.01, 0, 0, 0]
+    drawn = np.array(draw(st.tuples(*(4 * [st.floats(-1, 1)]))))
+    quaternion = drawn if np.linalg.norm(drawn) > 0.1 else np.array([1.0, 0, 0, 0])
     w, x, y, z = quaternion / np.linalg.norm(quaternion)
     rotation = np.array([
         [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
@@ -308,28 +320,25 @@ def vary(name: str, n: int, dz: float, rotation: np.ndarray, seed: int) -> dict[
     rng = np.random.default_rng(seed)
     z, inner = float(rng.uniform(-500, 500)), int(rng.integers(1, n - 1))
     plain = stack(name, n, dz, z)
-    moved = plain[inner]["ImagePositionPatient"]
-    x, y, deep = moved
+    x, y, deep = plain[inner]["ImagePositionPatient"]
+    numbers = [int(k) for k in rng.permutation(n)]
+
+    def spoil(**attributes: Any) -> list[Row]:
+        return turn([*plain[:inner], plain[inner] | attributes, *plain[inner + 1 :]], rotation)
+
+    again = plain[inner] | {"SOPInstanceUID": "9", "InstanceNumber": 999}
     ways = {
         "plain": turn(plain, rotation),
         "reversed": turn(plain[::-1], rotation),
-        "shuffled": [turn(plain, rotation)[i] for i in rng.permutation(n)],
-        "renumbered": [r | {"InstanceNumber": int(k)} for r, k in zip(plain, rng.permutation(n))],
+        "shuffled": [turn(plain, rotation)[i] for i in numbers],
+        "renumbered": [r | {"InstanceNumber": k} for r, k in zip(plain, numbers, strict=True)],
         "six decimals": rounded(turn(plain, rotation), 6),
         "!removed": turn(plain[:inner] + plain[inner + 1 :], rotation),
-        "!doubled": turn([*plain, plain[inner] | {"SOPInstanceUID": "9", "InstanceNumber": 999}], rotation),
-        "!along": turn(
-            [*plain[:inner], plain[inner] | {"ImagePositionPatient": [x, y, deep + 0.4 * dz]}, *plain[inner + 1 :]],
-            rotation,
-        ),
-        "!sideways": turn(
-            [*plain[:inner], plain[inner] | {"ImagePositionPatient": [x + 2, y - 1, deep]}, *plain[inner + 1 :]],
-            rotation,
-        ),
-        "!turned": turn(
-            [*plain[:inner], plain[inner] | {"ImageOrientationPatient": CORONAL}, *plain[inner + 1 :]], rotation
-        ),
-    }  # fmt: skip
+        "!doubled": turn([*plain, again], rotation),
+        "!along": spoil(ImagePositionPatient=[x, y, deep + 0.4 * dz]),
+        "!sideways": spoil(ImagePositionPatient=[x + 2, y - 1, deep]),
+        "!turned": spoil(ImageOrientationPatient=CORONAL),
+    }
     if dz >= 4:
         ways["one decimal"] = rounded(turn(plain, rotation), 1)
     return ways
@@ -356,9 +365,8 @@ def test_plain_and_long_way_say_the_same(drawn: list[Any]) -> None:
     ]
     named = [[r | {"SeriesInstanceUID": str(n)} for r in frames] for n, frames in enumerate(ways)]
     # An object in parts, all of which are there, may be anything: it goes the long way.
-    part = {"ConcatenationUID": "1", "InConcatenationNumber": 1, "InConcatenationTotalNumber": 1}
     plain = roll(*named)
-    long = roll(*([row | part for row in frames] for frames in named))
+    long = roll(*([row | part(1, 1) for row in frames] for frames in named))
     for name, row in plain.items():
         for fact in FACTS:
             wanted, found = row[fact], long[name][fact]
@@ -370,30 +378,47 @@ def test_plain_and_long_way_say_the_same(drawn: list[Any]) -> None:
 
 def test_words_that_contradict_are_null_and_named() -> None:
     code = {"CodeValue": "T-D1100", "CodingSchemeDesignator": "SRT", "CodeMeaning": "Head"}
+    empty = {
+        "SeriesDescription": "",
+        "empty_keywords": ["SeriesDescription", "EchoTime", "ScanOptions"],
+    }
+    kinds = [{"ImageType": ["ORIGINAL", "PRIMARY", kind]} for kind in "MP"]
     rolled = roll(
-        stack("one", 2, SeriesDescription="AX T1", AnatomicRegionSequence=[code])
-        + stack("one", 2, z=10, first=3, SeriesDescription="AX T1", AnatomicRegionSequence=None),
-        stack("two", 2, SeriesDescription="AX T1", ImageType=["ORIGINAL", "PRIMARY", "M"])
-        + stack("two", 2, z=10, first=3, SeriesDescription="AX T2", ImageType=["ORIGINAL", "PRIMARY", "P"]),
-        stack("half", 2, SeriesDescription="", empty_keywords=["SeriesDescription", "EchoTime", "ScanOptions"])
-        + stack("half", 2, z=10, first=3, SeriesDescription="AX T2", EchoTime=80.0),
-        stack("blank", 2, SeriesDescription="", empty_keywords=["SeriesDescription"]),
-        [r | {"EchoTime": 80 + 0.1 * i, "RepetitionTime": 500.0 * i} for i, r in enumerate(stack("numbers", 4))],
-        stack("flags", 2, flags=["truncated"]) + stack("flags", 2, z=10, first=3, flags=["no_preamble"]),
-        stack("shared", 2) + stack("shared", 2, z=10, first=3, StudyInstanceUID="1.3", PatientID="P2"),
-        stack("many", 40, SeriesDescription="AX")[:20]
-        + [r | {"EchoTime": float(r["InstanceNumber"])} for r in stack("many", 40)],
-    )  # fmt: skip
+        [
+            r | {"AnatomicRegionSequence": [code] if n % 2 else None}
+            for n, r in enumerate(stack("one", SeriesDescription="AX T1"))
+        ],
+        [r | kinds[n % 2] | {"SeriesDescription": f"T{n % 2}"} for n, r in enumerate(stack("two"))],
+        [
+            r | (empty, {"SeriesDescription": "AX", "EchoTime": 80.0})[n % 2]
+            for n, r in enumerate(stack("half"))
+        ],
+        [r | empty for r in stack("blank")],
+        [
+            r | {"EchoTime": 80 + n / 10, "RepetitionTime": 500.0 * n}
+            for n, r in enumerate(stack("numbers", 4))
+        ],
+        [
+            r | {"flags": [("truncated", "no_preamble")[n % 2]]}
+            for n, r in enumerate(stack("flags"))
+        ],
+        [
+            r | {"StudyInstanceUID": f"1.{n % 2}", "PatientID": f"P{n % 2}"}
+            for n, r in enumerate(stack("shared"))
+        ],
+        [r | {"EchoTime": float(r["InstanceNumber"])} for r in stack("many", 40)],
+    )
     assert rolled["one"]["SeriesDescription"] == "AX T1"
     assert rolled["one"]["AnatomicRegionSequence"] == [code]
     assert rolled["one"]["varying_keywords"] == []
     assert rolled["two"]["SeriesDescription"] is None
     assert rolled["two"]["varying_keywords"] == ["ImageType", "SeriesDescription"]
+    assert rolled["two"]["ImageType"] is None
     assert rolled["two"]["image_types"] == ["ORIGINAL\\PRIMARY\\M", "ORIGINAL\\PRIMARY\\P"]
-    assert rolled["half"]["SeriesDescription"] == "AX T2"
+    assert rolled["half"]["SeriesDescription"] == "AX"
     assert rolled["half"]["empty_keywords"] == ["ScanOptions"]
     assert rolled["blank"]["SeriesDescription"] == ""
-    assert rolled["blank"]["empty_keywords"] == ["SeriesDescription"]
+    assert rolled["blank"]["empty_keywords"] == ["EchoTime", "ScanOptions", "SeriesDescription"]
     assert rolled["numbers"]["EchoTime"] == pytest.approx(80.15)
     assert rolled["numbers"]["RepetitionTime"] is None
     assert rolled["numbers"]["RepetitionTime_values"] == [0, 500, 1000, 1500]
@@ -407,25 +432,28 @@ def test_words_that_contradict_are_null_and_named() -> None:
 def test_rows_that_say_nothing_or_nonsense_are_still_a_series() -> None:
     nothing = {name: None for name in schema.TABLES["instances"].names}
     hostile = {"SeriesDescription": "'; drop table frame.wanted; --\x00\x1b" + "x" * (1 << 20)}
-    wild = [1e308, -1e308, math.inf]
+    wild = {
+        "PixelSpacing": [math.inf, math.nan],
+        "ImageOrientationPatient": [math.inf, 1e308, -1e308, math.nan, 0.0, 0.0],
+        "RepetitionTime": math.nan,
+        "EchoTime": 1e308,
+        "DiffusionBValue": math.inf,
+        "Rows": 2**62,
+    }
     rolled = roll(
         [nothing | {"SeriesInstanceUID": "nothing", "harvested_at": NOON}],
         stack("hostile", 3, **hostile),
-        [
-            frame("wild", wild, n, PixelSpacing=[math.inf, math.nan], ImageOrientationPatient=2 * wild,
-                  RepetitionTime=math.nan, EchoTime=1e308 * n, Rows=2**62, DiffusionBValue=math.inf)
-            for n in range(3)
-        ],
-        [frame("odd lists", [1, 2, 3, 4], n, ImageOrientationPatient=[1.0], PixelSpacing=[]) for n in range(3)],
+        [frame("wild", [1e308, -1e308, math.inf], n, **wild) for n in range(3)],
+        [frame("short", [1, 2, 3, 4], n, ImageOrientationPatient=[1.0]) for n in range(3)],
         # Frames that all lie differently: the work on them is bounded.
         [r for i in range(600) for r in turn([frame("spun", [0, 0, i], i)], tilt(0.6 * i))],
-    )  # fmt: skip
+    )
     assert rolled["nothing"]["geometry"] == "not_image"
     assert rolled["nothing"]["StudyInstanceUID"] == "no-uid/nothing"
     assert rolled["hostile"]["SeriesDescription"] == hostile["SeriesDescription"]
     assert rolled["hostile"]["geometry"] == "regular"
     assert rolled["wild"]["geometry"] == "invalid_position"
-    assert rolled["odd lists"]["geometry"] == "invalid_position"
+    assert rolled["short"]["geometry"] == "invalid_position"
     assert rolled["spun"]["geometry"] == "mixed_orientation"
 
 

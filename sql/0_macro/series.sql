@@ -8,28 +8,15 @@ create or replace macro folder_key(uri, modality) as
 
 create or replace macro is_blank(text) as coalesce(trim(text), '') = '';
 
--- The one value that is there, '' where all are empty, NULL where there is none or several.
-create or replace macro agreed_text(x) as
+-- Of text '' and of lists [] are present but say nothing.
+create or replace macro is_void(x) as x::text in ('', '[]');
+
+-- The one value that rows say; '' or [] where all that say something say that; else NULL.
+create or replace macro agreed(x) as
 case
-    when min(nullif(x, '')) is null then min(x)
-    when min(nullif(x, '')) = max(nullif(x, '')) then min(nullif(x, ''))
+    when min(if(is_void(x), null, x)) is null then min(x)
+    when min(if(is_void(x), null, x)) = max(if(is_void(x), null, x)) then max(if(is_void(x), null, x))
 end;
-
-create or replace macro varies_text(x) as
-coalesce(min(nullif(x, '')) <> max(nullif(x, '')), false);
-
-create or replace macro agreed_list(x) as
-case
-    when min(if(len(x) > 0, x, null)) is null then min(x)
-    when min(if(len(x) > 0, x, null)) = max(if(len(x) > 0, x, null)) then min(if(len(x) > 0, x, null))
-end;
-
-create or replace macro varies_list(x) as
-coalesce(min(if(len(x) > 0, x, null)) <> max(if(len(x) > 0, x, null)), false);
-
-create or replace macro agreed_number(x) as if(min(x) = max(x), min(x), null);
-
-create or replace macro varies_number(x) as coalesce(min(x) <> max(x), false);
 
 -- Of a series' least and greatest value: whether they are one value, written or measured twice.
 create or replace macro is_close(least_x, greatest_x) as
@@ -40,17 +27,38 @@ create or replace macro b_value(standard, siemens, philips, uih, ge) as
 coalesce(standard, siemens[1], philips[1], uih[1], fmod(ge[1], ge_b_value_offset()));
 
 create or replace macro distinct_words(lists) as
-coalesce(list_sort(list_distinct(flatten(list_filter(lists, lambda l: l is not null)))), []::varchar[]);
+coalesce(
+    list_sort(list_distinct(flatten(list_filter(lists, lambda l: l is not null)))), []::varchar[]
+);
 
-create or replace macro agreed_measure(least_x, greatest_x, middle) as
+-- The value of all rows, or the middle one where they are close.
+create or replace macro agreed_number(x) as
 case
-    when least_x = greatest_x then least_x
-    when is_close(least_x, greatest_x) then middle
+    when min(x) = max(x) then min(x)
+    when is_close(min(x), max(x)) then median(x)
 end;
 
-create or replace macro several_values(least_x, greatest_x, x_values) as
-case
-    when least_x = greatest_x then [least_x]
-    when least_x is not null then x_values[1:max_values()::bigint]
-    else []
-end;
+create or replace macro distinct_values(x) as
+(list(distinct x order by x) filter (where x is not null))[1:max_values()::bigint];
+
+create or replace macro number_keywords() as
+[
+    'RepetitionTime',
+    'EchoTime',
+    'EffectiveEchoTime',
+    'InversionTime',
+    'FlipAngle',
+    'EchoTrainLength',
+    'RFEchoTrainLength',
+    'GradientEchoTrainLength',
+    'MagneticFieldStrength',
+    'ImagingFrequency',
+    'TransmitterFrequency',
+    'SliceThickness',
+    'SpacingBetweenSlices',
+    'GantryDetectorTilt',
+    'ReconstructionDiameter',
+    'NumberOfTemporalPositions',
+    'CardiacNumberOfImages',
+    'NumberOfAverages'
+];

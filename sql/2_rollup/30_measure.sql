@@ -1,5 +1,5 @@
 -- grain: one row per series
--- meaning: sums, the least and greatest of each number, and its frames seen as one plain stack
+-- meaning: sums, least and greatest of each number, and its frames seen as one plain stack
 -- source: frame.plane; DICOM PS3.3 C.7.6.2; sample: what all frames are like if they share a grid
 create view rollup.measure as
 select
@@ -10,44 +10,11 @@ select
     min(p.AcquisitionTime) as acquisition_start_s,
     max(p.AcquisitionTime) as acquisition_end_s,
     max(p.InConcatenationTotalNumber) as n_parts,
-    min(p.b) as least_b,
-    max(p.b) as greatest_b,
-    min(p.RepetitionTime) as least_RepetitionTime,
-    max(p.RepetitionTime) as greatest_RepetitionTime,
-    min(p.EchoTime) as least_EchoTime,
-    max(p.EchoTime) as greatest_EchoTime,
-    min(p.EffectiveEchoTime) as least_EffectiveEchoTime,
-    max(p.EffectiveEchoTime) as greatest_EffectiveEchoTime,
-    min(p.InversionTime) as least_InversionTime,
-    max(p.InversionTime) as greatest_InversionTime,
-    min(p.FlipAngle) as least_FlipAngle,
-    max(p.FlipAngle) as greatest_FlipAngle,
-    min(p.EchoTrainLength) as least_EchoTrainLength,
-    max(p.EchoTrainLength) as greatest_EchoTrainLength,
-    min(p.RFEchoTrainLength) as least_RFEchoTrainLength,
-    max(p.RFEchoTrainLength) as greatest_RFEchoTrainLength,
-    min(p.GradientEchoTrainLength) as least_GradientEchoTrainLength,
-    max(p.GradientEchoTrainLength) as greatest_GradientEchoTrainLength,
-    min(p.MagneticFieldStrength) as least_MagneticFieldStrength,
-    max(p.MagneticFieldStrength) as greatest_MagneticFieldStrength,
-    min(p.ImagingFrequency) as least_ImagingFrequency,
-    max(p.ImagingFrequency) as greatest_ImagingFrequency,
-    min(p.TransmitterFrequency) as least_TransmitterFrequency,
-    max(p.TransmitterFrequency) as greatest_TransmitterFrequency,
-    min(p.SliceThickness) as least_SliceThickness,
-    max(p.SliceThickness) as greatest_SliceThickness,
-    min(p.SpacingBetweenSlices) as least_SpacingBetweenSlices,
-    max(p.SpacingBetweenSlices) as greatest_SpacingBetweenSlices,
-    min(p.GantryDetectorTilt) as least_GantryDetectorTilt,
-    max(p.GantryDetectorTilt) as greatest_GantryDetectorTilt,
-    min(p.ReconstructionDiameter) as least_ReconstructionDiameter,
-    max(p.ReconstructionDiameter) as greatest_ReconstructionDiameter,
-    min(p.NumberOfTemporalPositions) as least_NumberOfTemporalPositions,
-    max(p.NumberOfTemporalPositions) as greatest_NumberOfTemporalPositions,
-    min(p.CardiacNumberOfImages) as least_CardiacNumberOfImages,
-    max(p.CardiacNumberOfImages) as greatest_CardiacNumberOfImages,
-    min(p.NumberOfAverages) as least_NumberOfAverages,
-    max(p.NumberOfAverages) as greatest_NumberOfAverages,
+    {'least': min(p.b), 'greatest': max(p.b)} as b,
+    {
+        'least': min(columns(number_keywords())),
+        'greatest': max(columns(number_keywords()))
+    },
     min(p.grid) = max(p.grid) as is_one_grid,
     arg_min(
         {

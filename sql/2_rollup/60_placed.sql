@@ -64,9 +64,5 @@ select
 from once as o
 inner join space as s on o.SeriesInstanceUID = s.SeriesInstanceUID
 left join again as a
-    on
-        o.SeriesInstanceUID = a.SeriesInstanceUID
-        and o.content = a.content
-        and not o.is_unnumbered
-        and o.SOPInstanceUID is not null
+    on o.SeriesInstanceUID = a.SeriesInstanceUID and o.content = a.content
 where a.content is null or o.SOPInstanceUID = a.SOPInstanceUID;

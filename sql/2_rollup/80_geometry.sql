@@ -153,7 +153,19 @@ judged as (
 )
 
 select
-    j.* exclude (multiples, n_lost, gap_median_mm, is_mixed_orientation, is_mixed_space, stack_geometry, n_kept)
+    j.* exclude (
+        multiples,
+        n_lost,
+        gap_median_mm,
+        shear_cosine,
+        is_even,
+        is_multiple,
+        is_mixed_orientation,
+        is_mixed_space,
+        stack_geometry,
+        n_deep_stacks,
+        n_kept
+    )
     replace (
         coalesce(j.n_stacks, 0) as n_stacks,
         coalesce(j.repeat_kind, if(j.any_copies, 'copies', null)) as repeat_kind

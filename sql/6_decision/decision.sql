@@ -3,7 +3,19 @@
 -- conflict: rules of one contest contradict each other; rules of other contests only lose
 -- source: hit.*; lowest rank wins; equal rank with different values is no answer
 create view decision.decision as
-with hits as (
+with active as (
+    select
+        r.rule_id,
+        r.label,
+        r.rank,
+        r.tier,
+        r.contest,
+        row_number() over (order by r.rank, r.rule_id) as place,
+    from rule.rules as r
+    inner join rule.run as run on list_contains(string_split(r.modes, '|'), run.mode)
+),
+
+hits as (
     select * from hit.override
     union all by name
     select * from hit.sequence
@@ -17,65 +29,64 @@ with hits as (
     select * from hit.time_series
 ),
 
-ranked as (
+placed as (
     select
         h.SeriesInstanceUID,
         h.rule_id,
         h.value,
         h.evidence,
-        r.label,
-        r.rank,
-        r.tier,
-        r.contest,
-        min(r.rank) over (partition by h.SeriesInstanceUID, r.label) as best_rank
+        a.label,
+        a.rank,
+        a.contest,
+        a.place,
     from hits as h
-    inner join rule.rules as r on h.rule_id = r.rule_id
-    inner join rule.run as run on list_contains(string_split(r.modes, '|'), run.mode)
+    inner join active as a on h.rule_id = a.rule_id
 ),
 
-winners as (
+winner as (
     select
         SeriesInstanceUID,
         label,
-        min(rule_id) as rule_id,
-        arg_min(tier, rule_id) as tier,
-        arg_min(contest, rule_id) as contest,
-        arg_min_null(evidence, rule_id) as evidence,
-        arg_min_null(value, rule_id) as value,
-        count(distinct coalesce(value, '?')) > 1 as is_tie
-    from ranked
-    where rank = best_rank
+        min(place) as place,
+        arg_min_null(value, place) as value,
+        arg_min_null(evidence, place) as evidence,
+    from placed
     group by all
 ),
 
-losers as (
+loser as (
     select
-        k.SeriesInstanceUID,
-        k.label,
-        list(
-            { 'rule': k.rule_id, 'value': k.value, 'evidence': k.evidence }
-            order by k.rank, k.rule_id
-        ) as losers,
-        coalesce(bool_or(k.contest = w.contest and k.value <> w.value), false) as is_contested
-    from ranked as k
-    inner join winners as w
+        p.SeriesInstanceUID,
+        p.label,
+        list_sort(list({
+            'rank': p.rank,
+            'rule': p.rule_id,
+            'value': p.value,
+            'evidence': p.evidence
+        })) as losers,
+        bool_or(p.rank = a.rank and p.value is distinct from w.value) as is_tie,
+        bool_or(p.contest = a.contest and p.value <> w.value) as is_contested,
+    from placed as p
+    inner join winner as w
         on
-            k.SeriesInstanceUID = w.SeriesInstanceUID
-            and k.label = w.label
-            and k.rule_id <> w.rule_id
+            p.SeriesInstanceUID = w.SeriesInstanceUID
+            and p.label = w.label
+            and p.place <> w.place
+    inner join active as a on w.place = a.place
     group by all
 )
 
 select
     w.SeriesInstanceUID,
     w.label,
-    w.rule_id,
-    w.tier,
+    a.rule_id,
+    a.tier,
     w.evidence,
     l.losers,
-    if(w.is_tie, null, w.value) as value,
-    w.is_tie
+    if(coalesce(l.is_tie, false), null, w.value) as value,
+    coalesce(l.is_tie, false)
     or coalesce(l.is_contested, false)
-    or coalesce(starts_with(w.contest, 'always'), false) as conflict
-from winners as w
-left join losers as l on w.SeriesInstanceUID = l.SeriesInstanceUID and w.label = l.label;
+    or coalesce(starts_with(a.contest, 'always'), false) as conflict,
+from winner as w
+inner join active as a on w.place = a.place
+left join loser as l on w.SeriesInstanceUID = l.SeriesInstanceUID and w.label = l.label;
