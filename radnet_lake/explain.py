@@ -48,13 +48,14 @@ def explain(config: ExplainConfig) -> str:
 
 
 def _describe(row: dict[str, Any]) -> list[str]:
-    facts = [f"{row['Modality']}, collection {row['collection']}, {row['n_frames']} frames"]
+    place = f", collection {_clean(row['collection'])}" if row["collection"] else ""
+    facts = [f"{row['Modality'] or 'no modality'}{place}, {row['n_frames']} frames"]
     facts += [
         f"{keyword} {_show(row[keyword])}"
         for keyword in ("SeriesDescription", "StudyDescription", "BodyPartExamined")
         if row[keyword] is not None
     ]
-    stack = f"geometry {row['geometry']}: {row['slice_count']} slice locations"
+    stack = f"geometry {row['geometry']}: {row['slice_count'] or 0} slice locations"
     if row["slice_spacing_mm"] is not None:
         stack += f", {row['slice_spacing_mm']:.3g} mm apart"
         stack += f" ({row['effective_spacing_mm']:.3g} mm after resizing)"

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ class ExportConfig:
     def __post_init__(self) -> None:
         if Path(self.output).suffix not in (".parquet", ".csv"):
             raise SettingError("neither .parquet nor .csv", "--output", "name such a file")
+        if "://" in self.output:
+            raise SettingError("not a local file", "--output", "write it here, then copy it")
 
 
 def export(config: ExportConfig) -> dict[str, Any]:
@@ -77,17 +80,22 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 
 def _write(rows: pa.Table, origin: dict[str, Any], path: Path) -> None:
+    """Write under another name first: a label set is there whole or not at all."""
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         if path.suffix == ".parquet":
             metadata = {b"radnet_lake": json.dumps(origin).encode()}
-            pq.write_table(rows.replace_schema_metadata(metadata), path, compression="zstd")
-            return
-        for name in ("coverage", "exclusions"):
-            joined = ["|".join(v) if v is not None else None for v in rows[name].to_pylist()]
-            place = rows.schema.get_field_index(name)
-            rows = rows.set_column(place, name, pa.array(joined, pa.string()))
-        pyarrow.csv.write_csv(rows, path)
-        path.with_name(path.name + ".json").write_text(json.dumps(origin, indent=1) + "\n")
+            pq.write_table(rows.replace_schema_metadata(metadata), new, compression="zstd")
+        else:
+            for name in ("coverage", "exclusions"):
+                joined = ["|".join(v) if v is not None else None for v in rows[name].to_pylist()]
+                place = rows.schema.get_field_index(name)
+                rows = rows.set_column(place, name, pa.array(joined, pa.string()))
+            pyarrow.csv.write_csv(rows, new)
+            path.with_name(path.name + ".json").write_text(json.dumps(origin, indent=1) + "\n")
+        new.replace(path)
     except OSError as error:
         remedy = "name another file"
         raise SettingError(error.strerror or "cannot write", str(path), remedy) from None
+    finally:
+        new.unlink(missing_ok=True)

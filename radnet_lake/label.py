@@ -25,7 +25,7 @@ from radnet_lake.lake import (
     utc_now,
 )
 from radnet_lake.rollup import RollupReport, refresh_rollup
-from radnet_lake.site import load_site, read_overrides, read_protocols
+from radnet_lake.site import find_strangers, load_site, read_overrides, read_protocols
 
 LAYERS = ("3_text", "4_evidence", "5_hit", "6_decision", "7_exclusion", "8_labelled")
 CHUNK_SERIES = 250_000
@@ -45,7 +45,7 @@ class LabelConfig:
 @dataclass(frozen=True)
 class LabelReport:
     """What a labelling did. kept: series that nothing excludes; undescribed: CT and MR series
-    without a description, of `images`; rows_without_uid: surrogate series."""
+    without a description, of `images`; strangers: file and line of overrides of no series."""
 
     lake: str
     mode: str
@@ -55,6 +55,7 @@ class LabelReport:
     images: int
     kept: int
     undescribed: int
+    strangers: list[str]
     seconds: float
 
 
@@ -77,7 +78,12 @@ def label(config: LabelConfig) -> LabelReport:
         with label_chunk(lake, config.mode, overrides, protocols, (chunk, chunks)) as connection:
             check(connection)
             parts.append(_store(lake, connection, chunk))
-    record = {"mode": config.mode, "rule_set": rules, "at": start.isoformat()}
+    record = {
+        "mode": config.mode,
+        "rule_set": rules,
+        "at": start.isoformat(),
+        "said": _list_said(lake),
+    }
     try:
         lake.commit(add=parts, remove=[p.name for p in old], labels=record, replace="series")
     except CommitConflict:
@@ -89,9 +95,10 @@ def label(config: LabelConfig) -> LabelReport:
             "select count(*), count(*) filter (not list_contains(exclusions, 'not_image')),"
             " count(*) filter (excluded_by is null), count(*) filter (x_nodesc) from series"
         ).fetchall()[0]
+        strangers = find_strangers(connection, overrides)
     seconds = (utc_now() - start).total_seconds()
     return LabelReport(
-        lake.uri, config.mode, rules, rolled, series, images, kept, undescribed, seconds
+        lake.uri, config.mode, rules, rolled, series, images, kept, undescribed, strangers, seconds
     )
 
 
@@ -155,20 +162,28 @@ def _store(lake: Lake, connection: duckdb.DuckDBPyConnection, chunk: int) -> Par
     return lake.write_part("series", rows, f"chunk{chunk:04d}")
 
 
-def warn_if_stale(lake: Lake) -> str:
-    """A sentence where harvests have changed the lake since it was labelled, else ''.
+def _list_said(lake: Lake) -> list[str]:
+    """The files of overrides and protocols."""
+    return [*lake.folder.names("overrides/"), *lake.folder.names("protocols/")]
 
-    Raises LakeError where it never was.
+
+def warn_if_stale(lake: Lake) -> str:
+    """A sentence where something newer than the labels is in the lake or in the rules, else ''.
+
+    Raises LakeError where the lake never was labelled.
     """
     labels = lake.snapshot.labels
     if not labels or not lake.snapshot.of("series"):
         raise LakeError("not labelled yet", lake.uri, f"run: radnet-lake label --lake {lake.uri}")
-    later = [
-        run
-        for run in lake.snapshot.runs.values()
-        if run["updated_at"] > labels["at"]
+    later = any(
+        run["updated_at"] > labels["at"]
         and (run["instances"] or run["superseded"] or run["vanished"])
-    ]
-    if later:
-        return f"{len(later)} harvests are newer than the labels; run: radnet-lake label"
-    return ""
+        for run in lake.snapshot.runs.values()
+    )
+    newer = {
+        "a harvest is": later,
+        "overrides or protocols are": labels.get("said") != _list_said(lake),
+        "the rules are": labels["rule_set"] != lexicon.rule_set(),
+    }
+    told = " and ".join(what for what, is_newer in newer.items() if is_newer)
+    return f"{told} newer than the labels; run: radnet-lake label" if told else ""

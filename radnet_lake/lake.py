@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from radnet_lake import __version__, schema
 from radnet_lake.errors import LakeError, SettingError
 from radnet_lake.folder import Folder
-from radnet_lake.lexicon import create_macros, create_tables, run_folder
+from radnet_lake.lexicon import create_macros, create_tables, rule_set, run_folder
 
 LAKE_VARIABLE = "RADNET_LAKE"
 _FORMAT, _LOG, _CHECKPOINT = "_lake/format.json", "_lake/log/", "_lake/checkpoint/"
@@ -379,8 +379,14 @@ def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
     if opened.snapshot.of("series"):
         create_tables(connection)
         create_macros(connection)
-        run_folder(connection, "9_main")
-        meanings["series"] = _series_meanings(connection)
+        try:
+            run_folder(connection, "9_main")
+            meanings["series"] = _series_meanings(connection)
+        except LakeError:
+            # Labels that other rules stored may lack a column; the headers are there all the same.
+            if opened.snapshot.labels.get("rule_set") == rule_set():
+                raise
+            _drop_main_views(connection)
     for view, columns in meanings.items():
         for name, meaning in columns.items():
             connection.execute(f'comment on column {view}."{name}" is {_quote(meaning)}')
@@ -399,6 +405,11 @@ def load_parts(
             f"create view stored.{table} as select * from"
             f" read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
         )
+
+
+def _drop_main_views(connection: duckdb.DuckDBPyConnection) -> None:
+    for view in reversed(sorted((schema.SQL_DIR / "9_main").glob("*.sql"))):
+        connection.execute(f"drop view if exists {view.stem.lstrip('0123456789_')}")
 
 
 def _series_meanings(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:

@@ -8,6 +8,7 @@ the place of the old.
 import hashlib
 import io
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,7 +81,7 @@ def refresh_rollup(lake: Lake, cpus: int | None = None, threads: int = 0) -> Rol
     stored = lake.snapshot.of("rollup")
     if stored and _is_seen(lake, _digest(inputs, stored)):
         return RollupReport(sum(p.rows for p in stored), 0, 0, 0, 0)
-    plan = make_plan(lake, version)
+    plan = make_plan(lake, version, threads or cpus or os.cpu_count() or 1)
     added = _roll_all(lake, version, plan, cpus, threads)
     added += _rewrite(lake, version, plan)
     removed = plan.rewrite + plan.drop

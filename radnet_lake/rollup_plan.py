@@ -20,9 +20,10 @@ from radnet_lake import schema
 from radnet_lake.lake import Lake, Part, load_parts
 from radnet_lake.lexicon import read_csv
 
-ROWS_PER_TASK = 1_500_000
-"""Of instances. Measured on DuckDB 2.0: with more, the states of the series leave the cache; with
-fewer, planning the queries, half a second a task, weighs more."""
+ROWS_PER_TASK = 2_500_000
+"""Of instances: about 1 GB and five seconds of work, of which half a second plans the queries."""
+ROWS_WORTH_A_TASK = 400_000
+"""So many are divided among the workers even if one task could do them."""
 SMALL_PART_SERIES = 2_000
 """Stored parts of fewer series are merged when one is written anyway."""
 _FOLDERS = ("2_frame", "2_rollup")
@@ -121,15 +122,15 @@ def make_version() -> str:
 
 
 def create_own_macros(connection: duckdb.DuckDBPyConnection) -> None:
-    """The thresholds and the macros that the roll-up uses: what make_version covers, no lexicons."""
+    """The thresholds and macros that the roll-up uses, and make_version covers; no lexicons."""
     for row in read_csv(schema.SQL_DIR / "thresholds.csv"):
         connection.execute(f"create macro {row['name']}() as {float(row['value'])!r}")
     for name in _MACROS:
         connection.execute((schema.SQL_DIR / name).read_text(encoding="utf-8"))
 
 
-def make_plan(lake: Lake, version: str) -> Plan:
-    """Compare the lake with its roll-up.
+def make_plan(lake: Lake, version: str, workers: int = 1) -> Plan:
+    """Compare the lake with its roll-up; divide the work among so many workers.
 
     Reads three columns of `instances`, and uri where files were removed.
     """
@@ -145,7 +146,7 @@ def make_plan(lake: Lake, version: str) -> Plan:
         if connection.execute("from held where is_blank(SeriesInstanceUID)").fetchone():
             connection.execute(_UNNAMED)
         connection.execute(_COMPARE)
-        _plan_bins(connection, plan, parts)
+        _plan_bins(connection, plan, parts, workers)
         _plan_stored(connection, plan, current)
     return plan
 
@@ -164,19 +165,23 @@ def _load_rolled(connection: duckdb.DuckDBPyConnection, lake: Lake, parts: list[
         connection.unregister("rows")
 
 
-def _plan_bins(connection: duckdb.DuckDBPyConnection, plan: Plan, parts: list[Part]) -> None:
+def _plan_bins(
+    connection: duckdb.DuckDBPyConnection, plan: Plan, parts: list[Part], workers: int
+) -> None:
     """Divide the parts that hold changed series into bins, and these series among the bins."""
     connection.execute(
         "create table load as select part, sum(h.n) as n from held as h"
         " semi join changed using (SeriesInstanceUID) group by all"
     )
+    loads = connection.execute("select part, n from load order by part").fetchall()
+    total, done = sum(n for _, n in loads), 0
+    tasks = max(-(-total // ROWS_PER_TASK), min(workers, total // ROWS_WORTH_A_TASK))
+    if tasks > 1:
+        tasks = -(-tasks // workers) * workers  # so that all workers end at about the same time
     bins: dict[int, int] = {}
-    rows, number = 0, 0
-    for part, n in connection.execute("select part, n from load order by part").fetchall():
-        if rows and rows + n > ROWS_PER_TASK:
-            rows, number = 0, number + 1
-        rows += n
-        bins[part] = number
+    for part, n in loads:
+        bins[part] = int((done + n / 2) * tasks / total)
+        done += n
     connection.register("bins", pa.table({"part": list(bins), "bin": list(bins.values())}))
     connection.execute(
         "create table divided as"
@@ -190,7 +195,7 @@ def _plan_bins(connection: duckdb.DuckDBPyConnection, plan: Plan, parts: list[Pa
     ).fetchall()[0]
     plan.has_scattered = scattered > 0
     plan.n_buckets = max(1, -(-scattered // ROWS_PER_TASK))
-    for number in range(max(bins.values(), default=-1) + 1):
+    for number in sorted(set(bins.values())):
         wanted = connection.sql(
             "select SeriesInstanceUID from divided where first_bin = ? and last_bin = ?",
             params=[number, number],

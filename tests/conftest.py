@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import pyarrow as pa
 import pydicom
 import pydicom.data
 import pytest
 import ray
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+
+import radnet_lake
+from radnet_lake.lake import create_lake
+from radnet_lake.rollup import refresh_rollup
 
 START_TIMEOUT_S = 60
 TAKEN = ("BucketAlreadyExists", "BucketAlreadyOwnedByYou")
@@ -178,6 +183,15 @@ def ray_local(s3: S3Server) -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def rollup_columns(tmp_path_factory: pytest.TempPathFactory) -> pa.Schema:
+    """The columns of the roll-up, as an empty lake has them."""
+    lake = create_lake(str(tmp_path_factory.mktemp("empty") / "lake"), "keep", "")
+    refresh_rollup(lake)
+    with radnet_lake.connect(lake.uri) as connection:
+        return connection.sql("from stored.rollup").to_arrow_table().schema
 
 
 @pytest.fixture(scope="session")

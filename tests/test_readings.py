@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from test_rules import decide, rollup_schema  # noqa: F401  # the fixture is used by name
+from test_rules import decide
 
 DATA = Path(__file__).parent / "data" / "readings.csv"
 SAME = {
@@ -74,11 +74,11 @@ def judge(reading: dict[str, str], got: dict[str, Any]) -> dict[str, bool]:
 
 
 @pytest.fixture(scope="module")
-def agreement(rollup_schema: pa.Schema) -> dict[str, float]:  # noqa: F811
+def agreement(rollup_columns: pa.Schema) -> dict[str, float]:
     with DATA.open(newline="", encoding="utf-8") as file:
         readings = list(csv.DictReader(file))
     connection: duckdb.DuckDBPyConnection = decide(
-        [make_case(r) for r in readings], "default", rollup_schema
+        [make_case(r) for r in readings], "default", rollup_columns
     )
     answers: dict[str, dict[str, Any]] = {}
     query = "select SeriesInstanceUID, label, value from decision.decision"

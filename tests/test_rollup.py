@@ -2,124 +2,37 @@
 
 import datetime
 import math
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from instance_rows import (
+    AXIAL,
+    CORONAL,
+    NOON,
+    SAGITTAL,
+    Row,
+    frame,
+    halves,
+    part,
+    repeat,
+    roll,
+    rounded,
+    shear,
+    stack,
+    tilt,
+    turn,
+)
 
-from radnet_lake import rollup, rollup_plan, schema
-from radnet_lake.errors import LakeError
-from radnet_lake.lake import Lake, create_lake, open_lake
-from radnet_lake.rollup import open_task, refresh_rollup, roll_up
+from radnet_lake import schema
 
-Row = dict[str, Any]
-AXIAL = [1.0, 0, 0, 0, 1, 0]
-CORONAL = [1.0, 0, 0, 0, 0, -1]
-SAGITTAL = [0.0, 1, 0, 0, 0, -1]
-CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
-NOON = datetime.datetime(2026, 1, 1, 12)
 FACTS = {
     "slice_count", "slice_spacing_mm", "gap_min_mm", "gap_max_mm", "gap_deviation_mm", "geometry",
     "missing_slice_count", "n_stacks", "stack_frames", "first_position", "last_position",
     "ImageOrientationPatient", "Rows", "Columns", "PixelSpacing", "repeats_min", "repeats_max",
 }  # fmt: skip
-
-
-def frame(series: str, position: list[float], number: int = 1, **attributes: Any) -> Row:
-    row = {
-        "SeriesInstanceUID": series,
-        "StudyInstanceUID": "1.2",
-        "PatientID": "P1",
-        "SOPInstanceUID": f"{series}.{number}",
-        "SOPClassUID": MR,
-        "Modality": "MR",
-        "object_kind": "image",
-        "harvested_at": NOON,
-        "uri": f"/in/{series}/{number}.dcm",
-        "InstanceNumber": number,
-        "ImageOrientationPatient": AXIAL,
-        "ImagePositionPatient": [float(x) for x in position],
-        "PixelSpacing": [0.5, 0.5],
-        "Rows": 256,
-        "Columns": 256,
-        "SamplesPerPixel": 1,
-        "FrameOfReferenceUID": "1.9",
-    }
-    return row | attributes
-
-
-def stack(
-    series: str, n: int = 40, dz: float = 5.0, z: float = 0.0, **attributes: Any
-) -> list[Row]:
-    """Axial frames, dz mm apart, from z on."""
-    first = attributes.pop("first", 1)
-    return [frame(series, [-100, -90, z + dz * i], first + i, **attributes) for i in range(n)]
-
-
-def roll(*rows: list[Row]) -> dict[str, Row]:
-    """Series -> its row of the roll-up."""
-    table = pa.Table.from_pylist([r for part in rows for r in part], schema.TABLES["instances"])
-    with open_task(1) as connection:
-        connection.register("rows", table)
-        connection.execute("create view instances as from rows")
-        rolled = roll_up(connection, table.select(["SeriesInstanceUID"]))
-    return {row["SeriesInstanceUID"]: row for row in rolled.to_pylist()}
-
-
-def turn(rows: list[Row], rotation: np.ndarray) -> list[Row]:
-    """The same stack in another direction."""
-    turned = []
-    for row in rows:
-        o = np.array(row["ImageOrientationPatient"]).reshape(2, 3) @ rotation.T
-        p = rotation @ np.array(row["ImagePositionPatient"])
-        turned.append(
-            row
-            | {"ImageOrientationPatient": o.ravel().tolist(), "ImagePositionPatient": p.tolist()}
-        )
-    return turned
-
-
-def tilt(degrees: float) -> np.ndarray:
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
-
-
-def shear(rows: list[Row], degrees: float) -> list[Row]:
-    """The gantry leans, the table goes on along z."""
-    o = np.array(AXIAL).reshape(2, 3) @ tilt(degrees).T
-    return [row | {"ImageOrientationPatient": o.ravel().tolist()} for row in rows]
-
-
-def part(number: int, total: int) -> Row:
-    """Of an object in parts."""
-    names = ("ConcatenationUID", "InConcatenationNumber", "InConcatenationTotalNumber")
-    return dict(zip(names, ("1.7", number, total), strict=True))
-
-
-def halves(series: str, **attributes: Any) -> list[Row]:
-    """One regular stack whose upper half has other attributes."""
-    return stack(series, 20) + stack(series, 20, z=100, first=21, **attributes)
-
-
-def repeat(series: str, times: int = 3, n: int = 20, **values: Callable[[int], Any]) -> list[Row]:
-    """`times` stacks at one place; values: attribute -> its value in stack t."""
-    return [
-        row
-        for t in range(times)
-        for row in stack(series, n, first=1 + n * t, **{k: v(t) for k, v in values.items()})
-    ]
-
-
-def rounded(rows: list[Row], decimals: int) -> list[Row]:
-    return [
-        row | {"ImagePositionPatient": [round(x, decimals) for x in row["ImagePositionPatient"]]}
-        for row in rows
-    ]
 
 
 def test_known_stacks_get_their_verdict() -> None:
@@ -394,6 +307,8 @@ def test_words_that_contradict_are_null_and_named() -> None:
             for n, r in enumerate(stack("half"))
         ],
         [r | empty for r in stack("blank")],
+        stack("tiles", 2, ImageType=["ORIGINAL", "PRIMARY", "M", "MOSAIC"]),
+        stack("grid", 2, ImageType=["ORIGINAL", "PRIMARY", "M", "VFRAME"]),
         [
             r | {"EchoTime": 80 + n / 10, "RepetitionTime": 500.0 * n}
             for n, r in enumerate(stack("numbers", 4))
@@ -414,6 +329,7 @@ def test_words_that_contradict_are_null_and_named() -> None:
     assert rolled["two"]["SeriesDescription"] is None
     assert rolled["two"]["varying_keywords"] == ["ImageType", "SeriesDescription"]
     assert rolled["two"]["ImageType"] is None
+    assert [name for name, row in rolled.items() if row["mosaic"]] == ["grid", "tiles"]
     assert rolled["two"]["image_types"] == ["ORIGINAL\\PRIMARY\\M", "ORIGINAL\\PRIMARY\\P"]
     assert rolled["half"]["SeriesDescription"] == "AX"
     assert rolled["half"]["empty_keywords"] == ["ScanOptions"]
@@ -455,162 +371,3 @@ def test_rows_that_say_nothing_or_nonsense_are_still_a_series() -> None:
     assert rolled["wild"]["geometry"] == "invalid_position"
     assert rolled["short"]["geometry"] == "invalid_position"
     assert rolled["spun"]["geometry"] == "mixed_orientation"
-
-
-def make(folder: Path, *parts: list[Row]) -> Lake:
-    """A lake with one part of `instances` per list."""
-    lake = create_lake(str(folder), "keep", "")
-    for rows in parts:
-        add(lake, rows)
-    return lake
-
-
-def add(lake: Lake, rows: list[Row], table: str = "instances") -> None:
-    lake.commit(add=[lake.write_part(table, pa.Table.from_pylist(rows, schema.TABLES[table]), "p")])
-
-
-def stored(lake: Lake | str) -> dict[str, Row]:
-    """What the lake's roll-up holds."""
-    lake = open_lake(lake if isinstance(lake, str) else lake.uri)
-    rows = lake.dataset(lake.snapshot.of("rollup")).to_table().to_pylist()
-    assert len({row["SeriesInstanceUID"] for row in rows}) == len(rows)
-    return {row["SeriesInstanceUID"]: row for row in rows}
-
-
-def test_only_what_changed_is_rolled_up(tmp_path: Path) -> None:
-    lake = make(tmp_path, stack("a") + stack("b", 20), stack("b", 20, z=100, first=21) + stack("c"))
-    first = refresh_rollup(lake)
-    assert (first.series, first.rolled, first.frames) == (3, 3, 120)
-    assert stored(lake)["b"]["slice_count"] == 40
-    version = lake.refresh().version
-    assert refresh_rollup(lake) == rollup.RollupReport(3, 0, 0, 0, 0)
-    assert lake.refresh().version == version
-    later = NOON + datetime.timedelta(hours=1)
-    add(lake, stack("c", 1, z=200, first=41, harvested_at=later))
-    second = refresh_rollup(lake)
-    assert (second.series, second.rolled, second.frames) == (3, 1, 41)
-    assert stored(lake)["c"]["slice_count"] == 41
-    gone = {"uri": "/in/c/41.dcm", "removed_harvested_at": later, "reason": "vanished"}
-    add(lake, [gone], "removals")
-    assert refresh_rollup(lake).rolled == 1
-    assert stored(lake)["c"]["slice_count"] == 40
-    gone = [gone | {"uri": f"/in/a/{n}.dcm", "removed_harvested_at": NOON} for n in range(1, 41)]
-    add(lake, gone, "removals")
-    assert refresh_rollup(lake) == rollup.RollupReport(2, 0, 1, 0, 0)
-    assert sorted(stored(lake)) == ["b", "c"]
-
-
-def test_new_rules_roll_up_everything_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lake = make(tmp_path, stack("a") + stack("b"))
-    refresh_rollup(lake)
-    before = {p.name for p in lake.snapshot.of("rollup")}
-    monkeypatch.setattr(rollup, "make_version", lambda: "new")
-    assert refresh_rollup(lake).rolled == 2
-    assert not before & {p.name for p in lake.refresh().of("rollup")}
-    assert sorted(stored(lake)) == ["a", "b"]
-
-
-def test_series_that_lie_in_many_parts_are_put_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    names = [str(n) for n in range(7)]
-    whole = {row["SeriesInstanceUID"]: row for row in roll(*(stack(n) for n in names)).values()}
-    rows = [row for name in names for row in stack(name)]
-    scattered = [rows[k::4] for k in range(4)]
-    monkeypatch.setattr(rollup_plan, "ROWS_PER_TASK", 75)
-    lake = make(tmp_path / "scattered", *scattered)
-    assert refresh_rollup(lake, threads=2).rolled == 7
-    assert stored(lake) == whole
-    neighbours = make(tmp_path / "neighbours", *(rows[k : k + 70] for k in range(0, 280, 70)))
-    assert refresh_rollup(neighbours).rolled == 7
-    assert stored(neighbours) == whole
-
-
-@pytest.mark.usefixtures("ray_local")
-def test_ray_and_s3_give_the_same(tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    parts = [stack("a") + stack("b", 20), stack("b", 20, z=100, first=21) + stack("c")]
-    unnamed = [frame("", [0, 0, 5 * n], n, uri=f"/in/x/{n}.dcm") for n in range(20)]
-    here = make(tmp_path / "lake", *parts, unnamed)
-    refresh_rollup(here)
-    monkeypatch.setattr(rollup, "RAY_ROWS", 0)
-    monkeypatch.setattr(rollup_plan, "ROWS_PER_TASK", 50)
-    for place in (str(tmp_path / "by ray"), f"s3://{s3.bucket()}/lake"):
-        lake = make(place, *parts, unnamed)
-        assert refresh_rollup(lake).rolled == 4
-        assert stored(lake) == stored(here)
-        assert refresh_rollup(lake).rolled == 0
-
-
-def test_rows_without_series_uid_are_apart_by_folder(tmp_path: Path) -> None:
-    rows = []
-    for folder in ("sealed:Zm9v", "/in/case 1", "sealed:YQ/Yg!/ZGly"):
-        for n in range(5):
-            one = frame("", [0, 0, 5 * n], n, uri=f"{folder}/f{n}", StudyInstanceUID=None)
-            rows += [one | {"SeriesInstanceUID": None if n % 2 else " "}]
-    rows += [frame("", [], 9, uri="/in/case 1/sr", Modality="SR", object_kind="sr")]
-    rows += [frame("", [], 9, uri="/in/case 1/DICOMDIR", object_kind="dicomdir")]
-    lake = make(tmp_path, stack("named"), rows)
-    report = refresh_rollup(lake)
-    assert (report.series, report.frames) == (5, 56)
-    rolled = stored(lake)
-    unnamed = [row for row in rolled.values() if "no_series_uid" in row["flags"]]
-    assert sorted(row["n_frames"] for row in unnamed) == [1, 5, 5, 5]
-    images = [row for row in unnamed if row["object_kind"] == "image"]
-    assert {row["geometry"] for row in images} == {"regular"}
-    assert all(row["StudyInstanceUID"] == row["SeriesInstanceUID"] for row in images)
-    assert refresh_rollup(lake).rolled == 0
-
-
-def test_empty_lake_has_an_empty_rollup_with_columns(tmp_path: Path) -> None:
-    full = make(tmp_path / "full", stack("a"))
-    refresh_rollup(full)
-    for lake in (make(tmp_path / "empty"), make(tmp_path / "rejects")):
-        if "rejects" in lake.uri:
-            add(lake, [{"uri": "/in/x", "reason": "not_dicom", "harvested_at": NOON}], "rejects")
-        assert refresh_rollup(lake).series == 0
-        assert stored(lake) == {}
-        (part,) = lake.snapshot.of("rollup")
-        columns = lake.dataset([part]).schema
-        assert columns == full.dataset(full.snapshot.of("rollup")).schema
-        add(lake, stack("late"))
-        assert refresh_rollup(lake).rolled == 1
-        assert list(stored(lake)) == ["late"]
-
-
-def test_killed_refresh_leaves_the_lake_as_it_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lake = make(tmp_path, stack("a"))
-    refresh_rollup(lake)
-    before = stored(lake)
-    add(lake, stack("b"))
-    with monkeypatch.context() as patch:
-        patch.setattr(Lake, "commit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
-            refresh_rollup(lake)
-    assert stored(lake) == before
-    assert refresh_rollup(open_lake(lake.uri)).rolled == 1
-    assert sorted(stored(lake)) == ["a", "b"]
-
-
-@pytest.mark.parametrize("is_new", [True, False])
-def test_two_refreshes_at_once_do_not_both_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
-) -> None:
-    lake = make(tmp_path, stack("a"))
-    if not is_new:
-        refresh_rollup(lake)
-        add(lake, stack("b"))
-    rewrite = rollup._rewrite
-
-    def overtaken(*arguments: Any) -> Any:
-        monkeypatch.setattr(rollup, "_rewrite", rewrite)
-        refresh_rollup(open_lake(lake.uri))
-        return rewrite(*arguments)
-
-    monkeypatch.setattr(rollup, "_rewrite", overtaken)
-    with pytest.raises(LakeError, match="another run"):
-        refresh_rollup(lake)
-    assert sorted(stored(lake)) == (["a"] if is_new else ["a", "b"])
-    named = set(open_lake(lake.uri).snapshot.parts)
-    assert {n for n in lake.folder.names("rollup/")} <= named | lake.find_removed().keys()

@@ -16,10 +16,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-import radnet_lake
 from radnet_lake import label, lexicon, schema
-from radnet_lake.lake import create_lake
-from radnet_lake.rollup import refresh_rollup
 from radnet_lake.site import read_overrides, read_protocols
 
 CASES = Path(__file__).parent / "cases"
@@ -38,15 +35,6 @@ DEFAULTS: dict[str, Any] = {
     "multivalued_keywords": [], "mosaic": False, "is_salvageable": False, "gap_deviation_mm": 0.0,
     "ImageType": ["ORIGINAL", "PRIMARY", "OTHER"], "image_types": ["ORIGINAL\\PRIMARY\\OTHER"],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def rollup_schema(tmp_path_factory: pytest.TempPathFactory) -> pa.Schema:
-    """The columns of the roll-up, as an empty lake has them."""
-    lake = create_lake(str(tmp_path_factory.mktemp("empty") / "lake"), "keep", "")
-    refresh_rollup(lake)
-    with radnet_lake.connect(lake.uri) as connection:
-        return connection.sql("from stored.rollup").to_arrow_table().schema
 
 
 def parse(text: str, kind: pa.DataType) -> Any:
@@ -116,14 +104,14 @@ def expected(case: dict[str, str]) -> tuple[Any, ...]:
 
 @pytest.fixture(scope="module")
 def decided(
-    rollup_schema: pa.Schema,
+    rollup_columns: pa.Schema,
 ) -> Iterator[dict[tuple[str, str], duckdb.DuckDBPyConnection]]:
     """(label, mode) -> a connection with its cases decided."""
     made = {}
     for name in LABELS:
         cases = read_cases(name)
         for mode in sorted({case.get("mode") or "default" for case in cases}):
-            made[name, mode] = decide(cases, mode, rollup_schema)
+            made[name, mode] = decide(cases, mode, rollup_columns)
     yield made
     for connection in made.values():
         connection.close()

@@ -15,7 +15,8 @@ create or replace macro is_void(x) as x::text in ('', '[]');
 create or replace macro agreed(x) as
 case
     when min(if(is_void(x), null, x)) is null then min(x)
-    when min(if(is_void(x), null, x)) = max(if(is_void(x), null, x)) then max(if(is_void(x), null, x))
+    when min(if(is_void(x), null, x)) = max(if(is_void(x), null, x))
+        then min(if(is_void(x), null, x))
 end;
 
 -- Of a series' least and greatest value: whether they are one value, written or measured twice.
@@ -37,6 +38,10 @@ case
     when min(x) = max(x) then min(x)
     when is_close(min(x), max(x)) then median(x)
 end;
+
+-- One image holds all slices side by side: Siemens mosaic, UIH grid [dcm2niix].
+create or replace macro is_tiled(image_type) as
+list_has_any(string_split(image_type, '\'), ['MOSAIC', 'VFRAME']);
 
 create or replace macro distinct_values(x) as
 (list(distinct x order by x) filter (where x is not null))[1:max_values()::bigint];

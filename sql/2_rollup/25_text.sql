@@ -5,8 +5,10 @@ create view rollup.text as
 with agreed as (
     -- Most series say one thing; nothing is to be compared there.
     select
-        w.* exclude (n, flags, empty_keywords, unparseable_keywords, multivalued_keywords),
-        if(len(w.ImageType) > 0, [array_to_string(w.ImageType, '\')], []) as image_types,
+        w.* exclude (
+            n, image_type, flags, empty_keywords, unparseable_keywords, multivalued_keywords
+        ),
+        if(w.image_type <> '', [w.image_type], []) as image_types,
         distinct_words([w.flags]) as flags,
         distinct_words([w.empty_keywords]) as empty_keywords,
         distinct_words([w.unparseable_keywords]) as unparseable_keywords,
@@ -21,18 +23,24 @@ with agreed as (
         agreed(
             columns(
                 w.* exclude (
-                    SeriesInstanceUID, n, flags, empty_keywords, unparseable_keywords, multivalued_keywords
+                    SeriesInstanceUID,
+                    n,
+                    image_type,
+                    flags,
+                    empty_keywords,
+                    unparseable_keywords,
+                    multivalued_keywords
                 )
             )
         ),
-        list(distinct array_to_string(w.ImageType, '\') order by array_to_string(w.ImageType, '\'))
-            filter (where len(w.ImageType) > 0) as image_types,
+        list(distinct w.image_type order by w.image_type) filter (where w.image_type <> '')
+            as image_types,
         distinct_words(list(w.flags)) as flags,
         distinct_words(list(w.empty_keywords)) as empty_keywords,
         distinct_words(list(w.unparseable_keywords)) as unparseable_keywords,
         distinct_words(list(w.multivalued_keywords)) as multivalued_keywords,
         count(distinct nullif(w.StudyInstanceUID, '')) as n_studies,
-        count(distinct (w.PatientID, w.IssuerOfPatientID)) filter (where w.PatientID <> '')
+        count(distinct if(w.PatientID <> '', hash(w.PatientID, w.IssuerOfPatientID), null))
             as n_patients,
     from rollup.word as w
     where w.n > 1

@@ -10,7 +10,10 @@ select
     min(p.AcquisitionTime) as acquisition_start_s,
     max(p.AcquisitionTime) as acquisition_end_s,
     max(p.InConcatenationTotalNumber) as n_parts,
-    {'least': min(p.b), 'greatest': max(p.b)} as b,
+    {
+        'least': min(p.b),
+        'greatest': max(p.b)
+    } as b,
     {
         'least': min(columns(number_keywords())),
         'greatest': max(columns(number_keywords()))

@@ -31,7 +31,7 @@ with sorted as (
 measured as (
     select
         s.*,
-        list_transform(s.ds[2:], lambda x, i: x - s.ds[i]) as gaps,
+        list_transform(list_zip(s.ds[2:], s.ds[:-2]), lambda p: p[1] - p[2]) as gaps,
     from sorted as s
     where isfinite(s.ds[1]) and isfinite(s.ds[-1])
 )

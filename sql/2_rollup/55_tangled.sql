@@ -3,6 +3,12 @@
 -- frames say the same; space, matrix: what frames of one stack share
 -- source: frame.live; content is told apart after the join, for few series come here
 create view rollup.tangled as
+with rest as (
+    select m.SeriesInstanceUID
+    from rollup.measure as m
+    anti join rollup.plain as s on m.SeriesInstanceUID = s.SeriesInstanceUID
+)
+
 select
     p.SeriesInstanceUID,
     {
@@ -43,8 +49,9 @@ select
     coalesce(p.EffectiveEchoTime, p.EchoTime) as EchoTime,
     p.object_kind = 'image' as is_image,
     is_image
-    and is_plane(p.ImageOrientationPatient, p.ImagePositionPatient, p.PixelSpacing, p."Rows", p."Columns")
-        as is_valid,
+    and is_plane(
+        p.ImageOrientationPatient, p.ImagePositionPatient, p.PixelSpacing, p."Rows", p."Columns"
+    ) as is_valid,
     p.Modality = 'CT' as is_ct,
     p.InstanceNumber is null as is_unnumbered,
     p.NumberOfTemporalPositions > 1 as has_time_points,
@@ -87,9 +94,4 @@ select
         p.SeriesDescription
     ) as content,
 from frame.live as p
-semi join (
-    select m.SeriesInstanceUID
-    from rollup.measure as m
-    anti join rollup.plain as s on m.SeriesInstanceUID = s.SeriesInstanceUID
-) as t
-    on p.SeriesInstanceUID = t.SeriesInstanceUID;
+semi join rest as r on p.SeriesInstanceUID = r.SeriesInstanceUID;

@@ -18,26 +18,34 @@ with way as (
 ranked as (
     select
         w.*,
-        row_number() over (partition by w.SeriesInstanceUID order by w.n desc, w.way) as rank,
+        row_number() over (partition by w.SeriesInstanceUID order by w.n desc, w.way asc) as rank,
     from way as w
+),
+
+described as (
+    select
+        r.*,
+        {
+            'rank': r.rank,
+            'space': r.space,
+            'matrix': r.matrix,
+            'o': r.o,
+            's': r.s
+        } as fact,
+    from ranked as r
 ),
 
 led as (
     select
         r.SeriesInstanceUID,
-        list_reduce(
-            list(
-                [{'rank': r.rank, 'space': r.space, 'matrix': r.matrix, 'o': r.o, 's': r.s}]
-                order by r.rank
-            ),
-            lambda leaders, one:
-            if(
-                len(list_filter(leaders, lambda l: is_same_stack(l, one[1]))) > 0,
-                leaders,
-                leaders || one
+        list([r.fact] order by r.rank) as ways,
+        list_reduce( -- noqa: PRS
+            ways,
+            lambda led, one: if(
+                len(list_filter(led, lambda l: is_same_stack(l, one[1]))) > 0, led, led || one
             )
         ) as leaders,
-    from ranked as r
+    from described as r
     where r.rank <= max_stack_ways()
     group by r.SeriesInstanceUID
 ),
@@ -46,11 +54,8 @@ followed as (
     select
         r.*,
         l.leaders[1] as main,
-        list_filter(
-            l.leaders,
-            lambda k: is_same_stack(k, {'space': r.space, 'matrix': r.matrix, 'o': r.o, 's': r.s})
-        )[1] as leader,
-    from ranked as r
+        list_filter(l.leaders, lambda k: is_same_stack(k, r.fact))[1] as leader,
+    from described as r
     inner join led as l on r.SeriesInstanceUID = l.SeriesInstanceUID
 )
 

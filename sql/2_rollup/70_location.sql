@@ -25,7 +25,8 @@ stepped as (
 numbered as (
     select
         q.*,
-        count(*) filter (where q.is_new) over (partition by q.SeriesInstanceUID, q.stack order by q.d) as location,
+        count(*) filter (where q.is_new)
+            over (partition by q.SeriesInstanceUID, q.stack order by q.d asc) as location,
     from stepped as q
 )
 

@@ -26,8 +26,7 @@ select
     n.* exclude (SeriesInstanceUID, varying_numbers),
     g.* exclude (SeriesInstanceUID, any_contradiction, any_copies),
     g.salvage is not null as is_salvageable,
-    coalesce(list_bool_or(list_transform(t.image_types, lambda i: i like '%MOSAIC%')), false)
-        as mosaic,
+    coalesce(list_bool_or(list_transform(t.image_types, lambda i: is_tiled(i))), false) as mosaic,
 from rollup.text as t
 inner join rollup.measure as m on t.SeriesInstanceUID = m.SeriesInstanceUID
 inner join rollup.number as n on t.SeriesInstanceUID = n.SeriesInstanceUID

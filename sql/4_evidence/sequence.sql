@@ -67,6 +67,8 @@ coded as (
         field_tesla(MagneticFieldStrength, coalesce(ImagingFrequency, TransmitterFrequency))
             as tesla,
         list_max(list_filter(b_values, lambda b: b <= largest_b_value())) as largest_b,
+        -- GE keeps other things in its private element too: there only an echo planar one counts
+        not starts_with(coalesce(upper(Manufacturer), ''), 'GE') as is_public_b,
     from stage.series
 ),
 

@@ -125,7 +125,8 @@ select
 from evidence.contrast
 where
     (agent = 'given' or is_coded_given)
-    and ContrastBolusStartTime - acquisition_end_s > pre_bolus_margin_s()
+    and ContrastBolusStartTime - acquisition_end_s
+    between pre_bolus_margin_s() and pre_bolus_most_s()
 union all
 select
     SeriesInstanceUID,

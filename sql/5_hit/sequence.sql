@@ -122,7 +122,7 @@ from mr
 where
     AcquisitionContrast = 'DIFFUSION'
     or name_diffusion is not null
-    or (largest_b > 0 and family is distinct from 'GR')
+    or (largest_b > 0 and family is distinct from 'GR' and (is_public_b or family = 'EP'))
 union all
 select SeriesInstanceUID, 'SEQ-DIFFUSION-WORD', 'DWI', told(said_in, said, diffusion)
 from mr

@@ -71,7 +71,7 @@ loser as (
         on
             p.SeriesInstanceUID = w.SeriesInstanceUID
             and p.label = w.label
-            and p.place <> w.place
+            and (p.place <> w.place or p.value is distinct from w.value)
     inner join active as a on w.place = a.place
     group by all
 )

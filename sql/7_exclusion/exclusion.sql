@@ -11,6 +11,7 @@ with image as (
         v.value as "view",
         v.rule_id as view_rule,
         t.value as time_series,
+        t.rule_id as time_series_rule,
         resized_spacing_mm(s.slice_count, s.slice_spacing_mm) as effective_spacing_mm,
     from stage.series as s
     left join decision.decision as q
@@ -60,17 +61,23 @@ fired as (
         )
 
     union all
-    select SeriesInstanceUID, 'EXC-TIME', 'time series'
+    select SeriesInstanceUID, 'EXC-TIME', time_series_rule
     from image
     where time_series = 'true'
 
     union all
-    select SeriesInstanceUID, 'EXC-SEQ', coalesce(sequence, 'cannot be told')
+    select
+        SeriesInstanceUID,
+        'EXC-SEQ',
+        concat_ws(', ', coalesce(sequence, 'cannot be told'), repeat_kind),
     from image
     where
         is_mr_class(SOPClassUID)
-        and coalesce(sequence, '')
-        not in ('T1-SE', 'T2-SE', 'T1-FLAIR', 'T2-FLAIR', 'STIR', 'LOCALIZER')
+        and (
+            coalesce(sequence, '')
+            not in ('T1-SE', 'T2-SE', 'T1-FLAIR', 'T2-FLAIR', 'STIR', 'LOCALIZER')
+            or coalesce(repeat_kind, '') in ('diffusion', 'mapping')
+        )
 
     union all
     select SeriesInstanceUID, 'EXC-SEQ-LOCALIZER', 'localizer'
@@ -125,7 +132,11 @@ fired as (
     select i.SeriesInstanceUID, 'EXC-WEAK', string_agg(d.label, ', ' order by d.label)
     from image as i
     inner join decision.decision as d on i.SeriesInstanceUID = d.SeriesInstanceUID
-    where d.tier in ('study_text', 'body_part', 'collection', 'assumed') and d.value is not null
+    where
+        d.tier in ('study_text', 'body_part', 'collection', 'assumed')
+        and d.value is not null
+        -- that nothing repeats is always assumed
+        and d.label <> 'time_series'
     group by all
 
     union all

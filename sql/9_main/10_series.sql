@@ -30,7 +30,6 @@ comment on column series.gap_max_mm is 'greatest gap between neighbouring locati
 comment on column series.gap_deviation_mm is 'how far a gap is off slice_spacing_mm at most, mm';
 comment on column series.shear_deg is
 'angle between the stacking direction and the normal, degrees';
-comment on column series.shear_cosine is 'cosine of shear_deg';
 comment on column series.in_plane_shift_mm is
 'how far a location lies off the straight line through the stack at most, mm';
 comment on column series.first_position is

@@ -11,7 +11,7 @@ reason as (
         reason,
         min(rank) as rank,
         min(paper_rank) as paper_rank,
-        arg_min(meaning, rule_id) as meaning,
+        min(title) as meaning,
     from rule.exclusions
     group by reason
 ),
