@@ -31,6 +31,8 @@ coalesce(extent_mm < least_mm * scale, false);
 -- stacks of one view.
 create or replace macro is_too_short(c, b) as
 coalesce(b.view <> c.only_view, false)
+-- one kidney is not both
+or (b.is_one_side and c.label = 'kidney')
 or is_below(b.height_mm, c.min_height_mm, b.scale)
 or is_below(
     b.width_mm, if(b.view = 'sagittal', c.min_slab_width_mm, c.min_width_mm), b.scale

@@ -52,7 +52,10 @@ boxed as (
             'depth_mm': body_extent_mm(orientation, 2, rows_mm, columns_mm, slab_mm),
             'height_mm': body_extent_mm(orientation, 3, rows_mm, columns_mm, slab_mm),
             'view': nearest_view(orientation),
-            'scale': body_scale(PatientAge)
+            'scale': body_scale(PatientAge),
+            'is_one_side': coalesce(
+                coalesce(Laterality, ImageLaterality, FrameLaterality) in ('L', 'R'), false
+            )
         } as box,
     from measured
 )
