@@ -84,6 +84,9 @@ def refresh_rollup(lake: Lake, cpus: int | None = None, threads: int = 0) -> Rol
     plan = make_plan(lake, version, threads or cpus or os.cpu_count() or 1)
     added = _roll_all(lake, version, plan, cpus, threads)
     added += _rewrite(lake, version, plan)
+    if not added and not plan.keep:
+        # A lake without series has an empty roll-up, with its columns.
+        added = [_roll_bin(Job(lake.uri, version, 1, ()), Bin([], *no_series(), False))[0]]
     removed = plan.rewrite + plan.drop
     if added or removed:
         _commit(lake, added, removed, plan.keep)
@@ -124,15 +127,10 @@ def _commit(lake: Lake, added: list[Part], removed: list[Part], kept: list[Part]
 def _roll_all(lake: Lake, version: str, plan: Plan, cpus: int | None, threads: int) -> list[Part]:
     """Roll up what the plan says; the parts are written, no commit names them yet."""
     job = Job(lake.uri, version, plan.n_buckets, tuple(lake.snapshot.of("removals")))
-    bins = plan.bins
-    if not bins and not lake.snapshot.of("rollup"):
-        bins = [
-            Bin([], *no_series(), False)
-        ]  # an empty lake has an empty roll-up, with its columns
     if not threads and plan.frames >= RAY_ROWS:
-        return _roll_on_ray(job, bins, plan.has_scattered, cpus)
+        return _roll_on_ray(job, plan.bins, plan.has_scattered, cpus)
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        results = list(pool.map(lambda b: _roll_bin(job, b, threads), bins))
+        results = list(pool.map(lambda b: _roll_bin(job, b, threads), plan.bins))
         parts = [r[0] for r in results]
         if plan.has_scattered:
             buckets = list(zip(*(r[1:] for r in results), strict=True))
@@ -191,7 +189,8 @@ def open_task(threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'; set preserve_insertion_order = false")
         connection.execute("set parquet_metadata_cache = true")
-        connection.execute(f"set temp_directory = '{spill}'; set memory_limit = '{TASK_MEMORY}'")
+        connection.execute("set temp_directory = ?", [spill])
+        connection.execute(f"set memory_limit = '{TASK_MEMORY}'")
         if threads:
             connection.execute("set threads = 1")
         create_own_macros(connection)
@@ -243,6 +242,7 @@ def _rewrite(lake: Lake, version: str, plan: Plan) -> list[Part]:
             batches.append([])
         batches[-1].append(part)
     written = [_rewrite_batch(lake, version, batch, plan.stale) for batch in batches]
+    lake.folder.delete([part.name for part in written if not part.rows])
     return [part for part in written if part.rows]
 
 

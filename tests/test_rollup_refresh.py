@@ -27,6 +27,10 @@ def add(lake: Lake, rows: list[Row], table: str = "instances") -> None:
     lake.commit(add=[lake.write_part(table, pa.Table.from_pylist(rows, schema.TABLES[table]), "p")])
 
 
+def lake_rows(lake: Lake) -> list[Row]:
+    return lake.dataset(lake.refresh().of("instances")).to_table().to_pylist()
+
+
 def stored(lake: Lake | str) -> dict[str, Row]:
     """What the lake's roll-up holds."""
     lake = open_lake(lake if isinstance(lake, str) else lake.uri)
@@ -56,6 +60,11 @@ def test_only_what_changed_is_rolled_up(tmp_path: Path) -> None:
     add(lake, gone, "removals")
     assert refresh_rollup(lake) == rollup.RollupReport(2, 0, 1, 0, 0)
     assert sorted(stored(lake)) == ["b", "c"]
+    gone = [r | {"removed_harvested_at": r["harvested_at"]} for r in lake_rows(lake)]
+    add(lake, [{k: r[k] for k in ("uri", "removed_harvested_at")} for r in gone], "removals")
+    assert refresh_rollup(lake).removed == 2
+    assert stored(lake) == {}
+    assert refresh_rollup(lake) == rollup.RollupReport(0, 0, 0, 0, 0)
 
 
 def test_new_rules_roll_up_everything_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
