@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow as pa
 import pyarrow.parquet as pq
+import pydicom
 import pytest
 from conftest import write_series
+from pydicom.uid import SecondaryCaptureImageStorage
 
 import radnet_lake
 from radnet_lake import lexicon
@@ -21,6 +24,7 @@ from radnet_lake.explain import ExplainConfig, explain
 from radnet_lake.export import ExportConfig, export
 from radnet_lake.harvest import HarvestConfig, harvest
 from radnet_lake.label import LabelConfig, label
+from radnet_lake.lake import open_lake
 from radnet_lake.phantom import PhantomConfig, phantom
 
 BIN = Path(sys.executable).parent
@@ -269,3 +273,40 @@ def test_wrong_sql_in_the_house_names_its_file() -> None:
         pytest.raises(LakeError, match=r"9_main/10_series\.sql"),
     ):
         lexicon.run_folder(connection, "9_main")
+
+
+def test_a_stray_screen_save_does_not_change_what_a_series_is(
+    tmp_path: Path, ray_local: None
+) -> None:
+    write_series(tmp_path / "in", 1, 20, Rows=128)
+    source = pydicom.dcmread(tmp_path / "in" / "s0001" / "0000.dcm")
+    source.SOPClassUID = source.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    source.SOPInstanceUID = "1.2.3.999"
+    source.save_as(tmp_path / "in" / "s0001" / "save.dcm")
+    lake = tmp_path / "lake"
+    harvest(HarvestConfig(sources=(str(tmp_path / "in"),), lake=str(lake), phi="keep"))
+    label(LabelConfig(lake=str(lake)))
+    with radnet_lake.connect(str(lake)) as connection:
+        row = connection.execute(
+            "select sequence, geometry, is_salvageable, excluded_by, slice_count from series"
+        ).fetchall()
+    assert row == [("CT", "mixed_matrix", True, "geom", 20)]
+
+
+def test_labels_that_other_rules_stored_leave_the_headers_readable(
+    tmp_path: Path, ray_local: None
+) -> None:
+    write_series(tmp_path / "in", 1, 3)
+    lake = str(tmp_path / "lake")
+    harvest(HarvestConfig(sources=(str(tmp_path / "in"),), lake=lake, phi="keep"))
+    opened = open_lake(lake)
+    part = opened.write_part("series", pa.table({"SeriesInstanceUID": ["1.2"]}), "old")
+    opened.commit(add=[part], labels={"mode": "default", "rule_set": "old", "at": "2020"})
+    with radnet_lake.connect(lake) as connection:
+        assert connection.execute("select count(*) from instances").fetchall() == [(3,)]
+    done = run("query", "from series", lake=Path(lake))
+    assert done.returncode == 2
+    assert "radnet-lake label" in done.stderr
+    label(LabelConfig(lake=lake))
+    with radnet_lake.connect(lake) as connection:
+        assert connection.execute("select count(*) from series").fetchall() == [(1,)]

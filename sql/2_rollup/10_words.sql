@@ -5,6 +5,7 @@
 create view rollup.words as
 select
     f.SeriesInstanceUID,
+    count(*) as n_rows,
     first(f.StudyInstanceUID) as StudyInstanceUID,
     first(f.PatientID) as PatientID,
     first(f.IssuerOfPatientID) as IssuerOfPatientID,
@@ -55,6 +56,7 @@ select
     first(f.PatientIdentityRemoved) as PatientIdentityRemoved,
     first(f.GEMS_ACQU_01_xx9C) as GEMS_ACQU_01_xx9C,
     first(f.GEMS_ACQU_01_xx9E) as GEMS_ACQU_01_xx9E,
+    first(f.Philips_Imaging_DD_001_xx20) as Philips_Imaging_DD_001_xx20,
     first(f.SeriesNumber) as SeriesNumber,
     first(f.ContrastBolusVolume) as ContrastBolusVolume,
     first(f.ContrastBolusTotalDose) as ContrastBolusTotalDose,
@@ -140,6 +142,7 @@ group by
         f.PatientIdentityRemoved,
         f.GEMS_ACQU_01_xx9C,
         f.GEMS_ACQU_01_xx9E,
+        f.Philips_Imaging_DD_001_xx20,
         f.SeriesNumber,
         f.ContrastBolusVolume,
         f.ContrastBolusTotalDose,

@@ -1,12 +1,36 @@
 -- grain: one row per series
--- meaning: what all rows agree on, NULL where they do not; sets of the words that list something
+-- meaning: what all rows agree on, NULL where they do not; what most are (SOPClassUID, Modality,
+-- object_kind); sets of the words that list something
 -- source: rollup.word; empty values and rows without the attribute contradict nobody
 create view rollup.text as
-with agreed as (
+with kind as (
+    select
+        w.SeriesInstanceUID,
+        w.SOPClassUID,
+        w.Modality,
+        w.object_kind,
+        sum(w.n_rows) as n_rows,
+    from rollup.word as w
+    where w.n > 1
+    group by all
+),
+
+-- One report or screen save among its images does not change what a series is.
+main_kind as (
+    select k.* exclude (n_rows)
+    from kind as k
+    qualify
+        row_number() over (
+            partition by k.SeriesInstanceUID
+            order by k.object_kind = 'image' desc, k.n_rows desc, k.SOPClassUID asc, k.Modality asc
+        ) = 1
+),
+
+agreed as (
     -- Most series say one thing; nothing is to be compared there.
     select
         w.* exclude (
-            n, image_type, flags, empty_keywords, unparseable_keywords, multivalued_keywords
+            n, n_rows, image_type, flags, empty_keywords, unparseable_keywords, multivalued_keywords
         ),
         if(w.image_type <> '', [w.image_type], []) as image_types,
         distinct_words([w.flags]) as flags,
@@ -20,11 +44,18 @@ with agreed as (
     union all by name
     select
         w.SeriesInstanceUID,
+        min(k.SOPClassUID) as SOPClassUID,
+        min(k.Modality) as Modality,
+        min(k.object_kind) as object_kind,
         agreed(
             columns(
                 w.* exclude (
                     SeriesInstanceUID,
+                    SOPClassUID,
+                    Modality,
+                    object_kind,
                     n,
+                    n_rows,
                     image_type,
                     flags,
                     empty_keywords,
@@ -43,6 +74,7 @@ with agreed as (
         count(distinct if(w.PatientID <> '', hash(w.PatientID, w.IssuerOfPatientID), null))
             as n_patients,
     from rollup.word as w
+    inner join main_kind as k on w.SeriesInstanceUID = k.SeriesInstanceUID
     where w.n > 1
     group by w.SeriesInstanceUID
 )

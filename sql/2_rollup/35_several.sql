@@ -6,7 +6,7 @@ with said as (
     unpivot (
         select
             w.SeriesInstanceUID,
-            columns(w.* exclude (SeriesInstanceUID, n, image_type))::text,
+            columns(w.* exclude (SeriesInstanceUID, n, n_rows, image_type))::text,
         from rollup.word as w
         where w.n > 1
     )

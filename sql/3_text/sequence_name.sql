@@ -3,7 +3,14 @@
 -- source: lexicon/sequence.csv, name_*; dcm2niix, ezBIDS
 create view text.sequence_name as
 with texts as (
-    select coalesce(SequenceName, PulseSequenceName, GEMS_ACQU_01_xx9E, GEMS_ACQU_01_xx9C) as text
+    select
+        coalesce(
+            SequenceName,
+            PulseSequenceName,
+            GEMS_ACQU_01_xx9E,
+            GEMS_ACQU_01_xx9C,
+            Philips_Imaging_DD_001_xx20
+        ) as text,
     from stage.series
 ),
 

@@ -58,8 +58,13 @@ coded as (
             when list_contains(ScanningSequence, 'IR') then 'IR'
             when list_contains(ScanningSequence, 'SE') then 'SE'
         end as code,
-        coalesce(SequenceName, PulseSequenceName, GEMS_ACQU_01_xx9E, GEMS_ACQU_01_xx9C)
-            as sequence_name,
+        coalesce(
+            SequenceName,
+            PulseSequenceName,
+            GEMS_ACQU_01_xx9E,
+            GEMS_ACQU_01_xx9C,
+            Philips_Imaging_DD_001_xx20
+        ) as sequence_name,
         if(RepetitionTime > 0 or is_enhanced_mr(SOPClassUID), RepetitionTime, null) as tr,
         nullif(coalesce(EffectiveEchoTime, EchoTime), 0) as te,
         coalesce(nullif(InversionTime, 0), InversionTimes[1]) as ti,
