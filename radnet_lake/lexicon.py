@@ -31,6 +31,9 @@ _TYPES = {
 }
 """Of the columns that are not text."""
 
+_ABOUT_SQL = (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException)
+"""Errors whose text is about the SQL; that of others may quote a header's value."""
+
 
 def read_csv(path: Path) -> list[dict[str, str]]:
     """Rows of one CSV file of sql/."""
@@ -121,4 +124,5 @@ def run_folder(
                 connection.execute(f"alter table {view}_rows rename to {view.split('.')[1]}")
         except duckdb.Error as error:
             where = str(path.relative_to(schema.SQL_DIR.parent))
-            raise LakeError(f"the view cannot be made: {error}", where, "mend the file") from None
+            told = str(error) if isinstance(error, _ABOUT_SQL) else type(error).__name__
+            raise LakeError(f"the view cannot be made: {told}", where, "mend the file") from None
