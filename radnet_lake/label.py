@@ -4,8 +4,10 @@ Excluded series are rows too, with their reasons. Studies stay whole in a chunk,
 at a series' siblings; a chunk bounds the memory.
 """
 
+import os
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -28,7 +30,10 @@ from radnet_lake.rollup import RollupReport, refresh_rollup
 from radnet_lake.site import find_strangers, load_site, read_overrides, read_protocols
 
 LAYERS = ("3_text", "4_evidence", "5_hit", "6_decision", "7_exclusion", "8_labelled")
-CHUNK_SERIES = 250_000
+CHUNK_SERIES = 125_000
+"""A chunk of so many takes some 3 GB."""
+MANY_SERIES = 20_000
+"""More are divided among the cores: texts that two chunks share are normalised twice."""
 MODES = ("paper", "default", "strict")
 
 
@@ -72,12 +77,20 @@ def label(config: LabelConfig) -> LabelReport:
     rolled = refresh_rollup(lake)
     old = lake.snapshot.of("series")
     rules = lexicon.rule_set()
-    parts = []
-    chunks = max(1, -(-rolled.series // CHUNK_SERIES))
-    for chunk in range(chunks):
+    workers = os.cpu_count() or 1
+    chunks = max(-(-rolled.series // CHUNK_SERIES), workers if rolled.series > MANY_SERIES else 1)
+
+    def label_one(chunk: int) -> Part:
+        # A query over one chunk keeps one core busy, not two: chunks side by side keep all.
         with label_chunk(lake, config.mode, overrides, protocols, (chunk, chunks)) as connection:
+            rows = connection.sql("from labelled.series").to_arrow_table()
+            connection.register("labelled_rows", rows)
+            connection.execute("create or replace view labelled.series as from labelled_rows")
             check(connection)
-            parts.append(_store(lake, connection, chunk))
+        return lake.write_part("series", rows, f"chunk{chunk:04d}")
+
+    with ThreadPoolExecutor(workers) as pool:
+        parts = list(pool.map(label_one, range(chunks)))
     record = {
         "mode": config.mode,
         "rule_set": rules,
@@ -109,24 +122,23 @@ def label_chunk(
     overrides: pa.Table,
     protocols: pa.Table,
     chunk: tuple[int, int] = (0, 1),
-    study: str = "",
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection in which every layer of sql/ is a table, up to labelled.series.
+    """A connection with every layer of sql/, up to the view labelled.series.
 
-    chunk: number and count; a study lies in one chunk. study: this one only.
+    chunk: number and count; a study lies in one chunk.
     """
     parts = lake.snapshot.of("rollup")
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
         connection.execute("set temp_directory = ?", [spill])
+        connection.execute(f"set threads = {max(1, (os.cpu_count() or 1) // chunk[1])}")
         connection.execute("create schema stored; create schema stage")
         load_parts(connection, lake, "rollup", parts)
         number, count = chunk
         connection.execute(
             "create table stage.series as select * from stored.rollup"
-            " where (? = 1 or hash(StudyInstanceUID) % ? = ?)"
-            " and (? = '' or StudyInstanceUID = ?)",
-            [count, count, number, study, study],
+            " where ? = 1 or hash(StudyInstanceUID) % ? = ?",
+            [count, count, number],
         )
         run_layers(connection, mode, overrides, protocols)
         yield connection
@@ -135,7 +147,7 @@ def label_chunk(
 def run_layers(
     connection: duckdb.DuckDBPyConnection, mode: str, overrides: pa.Table, protocols: pa.Table
 ) -> None:
-    """Run the layers of sql/ over stage.series, each as tables."""
+    """Run the layers of sql/ over stage.series: tables, and the last one, read once, a view."""
     lexicon.create_tables(connection)
     lexicon.create_macros(connection)
     connection.execute(
@@ -144,7 +156,7 @@ def run_layers(
     )
     load_site(connection, overrides, protocols)
     for folder in LAYERS:
-        lexicon.run_folder(connection, folder, materialise=True)
+        lexicon.run_folder(connection, folder, materialise=folder != LAYERS[-1])
 
 
 def check(connection: duckdb.DuckDBPyConnection) -> None:
@@ -155,11 +167,6 @@ def check(connection: duckdb.DuckDBPyConnection) -> None:
             where = str(path.relative_to(schema.SQL_DIR.parent))
             what = f"{len(offenders)} series break a check, the first: {offenders[0][0]}"
             raise LakeError(what, where, "mend the rules; nothing was stored")
-
-
-def _store(lake: Lake, connection: duckdb.DuckDBPyConnection, chunk: int) -> Part:
-    rows = connection.sql("from labelled.series order by SeriesInstanceUID").to_arrow_table()
-    return lake.write_part("series", rows, f"chunk{chunk:04d}")
 
 
 def _list_said(lake: Lake) -> list[str]:
