@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pydicom
 import pytest
-from conftest import write_series
+from conftest import S3Server, write_series
 from pydicom.uid import SecondaryCaptureImageStorage
 
 import radnet_lake
@@ -310,3 +310,18 @@ def test_labels_that_other_rules_stored_leave_the_headers_readable(
     label(LabelConfig(lake=lake))
     with radnet_lake.connect(lake) as connection:
         assert connection.execute("select count(*) from series").fetchall() == [(1,)]
+
+
+def test_a_lake_on_s3_is_labelled_and_explained(
+    s3: S3Server, ray_local: None, tmp_path: Path
+) -> None:
+    for number in range(3):
+        write_series(tmp_path / "in", number, 18, SeriesDescription="Thorax 5.0 B31f")
+    lake = f"s3://{s3.bucket()}/lake"
+    harvest(HarvestConfig(sources=(str(tmp_path / "in"),), lake=lake, phi="keep"))
+    report = label(LabelConfig(lake=lake))
+    assert (report.series, report.rollup.rolled) == (3, 3)
+    assert label(LabelConfig(lake=lake)).rollup.rolled == 0
+    assert "sequence: CT   [SEQ-CT, coded]" in explain(ExplainConfig(series="1.2.3.0", lake=lake))
+    with radnet_lake.connect(lake) as connection:
+        assert connection.execute("select max(remaining) from funnel").fetchall() == [(3,)]
