@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from radnet_lake import manual, schema
-from radnet_lake.cli import COMMANDS
+from radnet_lake.cli import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -71,12 +71,14 @@ def test_tree_of_the_readme_is_the_disk() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_is_documented_and_its_help_ends_with_an_example(name: str) -> None:
+def test_every_command_is_documented_and_its_help_ends_with_an_example(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert f"`radnet-lake {name}`" in README
-    done = subprocess.run(
-        [str(BIN / "radnet-lake"), name, "--help"], capture_output=True, text=True, check=True
-    )
-    last = done.stdout.strip().splitlines()[-1].strip()
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1].strip()
     assert last == COMMANDS[name].example
     assert last.startswith(f"radnet-lake {name}")
 
