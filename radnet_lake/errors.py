@@ -3,7 +3,8 @@
 RadnetLakeError
 ├── SettingError   a flag, an environment variable, a key or a path is wrong: exit status 2
 ├── StoreError     a folder or bucket cannot be read or written: exit status 1
-└── LakeError      the lake itself is wrong: not a lake, newer schema, damaged: exit status 1
+├── LakeError      the lake itself is wrong: not a lake, newer schema, damaged: exit status 1
+└── VolumeError    the pixels of one series make no volume: exit status 1
 """
 
 
@@ -37,3 +38,18 @@ class StoreError(RadnetLakeError):
 
 class LakeError(RadnetLakeError):
     """The lake is not one, is of a newer schema, or is damaged."""
+
+
+class VolumeError(RadnetLakeError):
+    """The pixels of one series make no volume.
+
+    `reason` is one of schema.VOLUME_REASONS, `detail` technical words; neither holds header text
+    or a path, for both are stored in the lake.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.reason, self.detail)

@@ -370,6 +370,36 @@ REMOVAL_FACTS: tuple[Column, ...] = (
     ),
 )
 
+VOLUME_FACTS: tuple[Column, ...] = (
+    Column("SeriesInstanceUID", pa.string(), "series"),
+    Column("preprocessing", pa.string(), "version of the preprocessing: its settings and code"),
+    Column("made_at", pa.timestamp("us"), "when this row was made, UTC; the last row counts"),
+    Column("reason", pa.string(), "NULL, or why there is no volume: one of the reasons below"),
+    Column("detail", pa.string(), "what was found, in technical words; never a header's text"),
+    Column("is_final", pa.bool_(), "false: tried again next time, for its trouble may pass"),
+    Column("harvested_at", pa.timestamp("us"), "of the series' youngest instance row then"),
+    Column("n_rows", pa.int64(), "the series' instance rows then"),
+    Column("shard", pa.string(), "file with the volume, below the lake"),
+    Column("position", pa.int32(), "its place in the shard, from 0"),
+    Column("spacing_mm", pa.list_(pa.float64()), "between slices, rows, columns once resized"),
+    Column("position_mm", pa.list_(pa.float64()), "centre of the first resized voxel, mm LPS"),
+    Column("steps_mm", pa.list_(pa.float64()), "from slice to slice, row to row, column to column"),
+    Column("source_shape", pa.list_(pa.int32()), "slices, rows, columns before"),
+    Column("source_spacing_mm", pa.list_(pa.float64()), "between slices, rows, columns before"),
+    Column("blank_before", pa.int32(), "blank slices before the first; see slices_filled"),
+    Column("slices_filled", pa.int32(), "slices that are not blank"),
+    Column("value_min", pa.float64(), "value of grey level 0 (HU in CT)"),
+    Column("value_max", pa.float64(), "value of grey level 255"),
+    Column("grey_p01", pa.int32(), "1st percentile of the voxels that are not blank, grey levels"),
+    Column("grey_p99", pa.int32(), "99th; low where a bright implant compressed the tissue"),
+    Column("padded_share", pa.float64(), "share of source voxels that were padding"),
+    Column("is_lossy", pa.bool_(), "a frame was compressed with loss"),
+    Column("stack_digest", pa.string(), "hash of the frames used, in their order"),
+    Column("label_mode", pa.string(), "mode of the labels then"),
+    Column("rule_set", pa.string(), "rules of the labels then"),
+    Column("version", pa.string(), "radnet_lake's version"),
+)
+
 RUN_FACTS: tuple[Column, ...] = (
     Column("run_id", pa.string(), "the run's name: its start, UTC, and six random digits"),
     Column("status", pa.string(), "running, finished, or broken off; a killed run stays running"),
@@ -415,6 +445,28 @@ REJECT_REASONS: dict[str, str] = {
     "archive_empty": "no member",
 }
 
+VOLUME_REASONS: dict[str, str] = {
+    "no_frames": "no frame with pixels, position, orientation and spacing",
+    "several_matrices": "frames of one stack differ in rows or columns",
+    "several_frames_at_a_place": "the frames are no single stack: a place has several",
+    "mixed_photometric": "some frames are inverted (MONOCHROME1), others not",
+    "colour": "colour pixels",
+    "too_large": "declared sizes are past the bounds; nothing was read",
+    "bad_declaration": "rows, columns, bits or frames are missing or contradict each other",
+    "truncated_pixels": "fewer pixels than declared",
+    "size_mismatch": "the compressed image has another size than declared",
+    "unsupported_syntax": "a transfer syntax that holds no image or has no decoder",
+    "undecodable": "the decoder refuses the compressed image",
+    "bad_rescale": "rescale slope or intercept, or the lookup table, is no number or zero",
+    "not_finite": "values are not finite",
+    "constant": "all voxels are equal",
+    "changed": "a file is not as it was harvested; harvest again",
+    "unreadable": "no permission, or the disk fails; tried again next time",
+    "vanished": "a file is gone; tried again next time",
+}
+PASSING_REASONS = frozenset({"changed", "unreadable", "vanished"})
+"""Of these, troubles that may pass: they exclude no series."""
+
 
 def _schema(*parts: tuple[Column, ...] | tuple[Attribute, ...]) -> pa.Schema:
     fields = []
@@ -433,6 +485,7 @@ TABLES: dict[str, pa.Schema] = {
     "rejects": _schema(ORIGIN, REJECT_FACTS),
     "files": _schema(ORIGIN, FILE_FACTS),
     "removals": _schema(ORIGIN, REMOVAL_FACTS),
+    "volumes": _schema(VOLUME_FACTS),
 }
 
 DERIVED_TABLES = ("rollup", "series")
@@ -458,6 +511,7 @@ MEANINGS: dict[str, dict[str, str]] = {
     "rejects": _meanings(ORIGIN, REJECT_FACTS),
     "files": _meanings(ORIGIN, FILE_FACTS),
     "runs": _meanings(RUN_FACTS),
+    "volumes": _meanings(VOLUME_FACTS),
 }
 """What each column of each view says; DuckDB shows it as the column's comment."""
 
@@ -467,6 +521,7 @@ _GRAINS = {
     "rejects": "One row per file or archive member that gave no instance.",
     "files": "One row per listed file: what a later run need not read again.",
     "runs": "One row per run.",
+    "volumes": "One row per series and preprocessing: the resized volume, or why there is none.",
 }
 
 
@@ -499,6 +554,8 @@ def describe() -> str:
             lines.append(f"| {name} | {kind} | {phi.get(name, '')} | {meaning} |")
     lines += ["", "## Reject reasons", "", "| reason | meaning |", "|---|---|"]
     lines += [f"| {reason} | {meaning} |" for reason, meaning in REJECT_REASONS.items()]
+    lines += ["", "## Why there is no volume", "", "| reason | meaning |", "|---|---|"]
+    lines += [f"| {reason} | {meaning} |" for reason, meaning in VOLUME_REASONS.items()]
     return "\n".join(lines) + "\n"
 
 
