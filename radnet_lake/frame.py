@@ -36,6 +36,8 @@ class Frame(NamedTuple):
     has_pixel_data: bool | None = None
     has_modality_lut: bool | None = None
     flags: list[str] | None = None
+    unparseable_keywords: list[str] | None = None
+    multivalued_keywords: list[str] | None = None
     harvested_at: datetime.datetime | None = None
     InstanceCreationDate: datetime.date | None = None
     InstanceCreationTime: float | None = None

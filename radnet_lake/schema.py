@@ -447,7 +447,6 @@ REJECT_REASONS: dict[str, str] = {
 
 VOLUME_REASONS: dict[str, str] = {
     "no_frames": "no frame with pixels, position, orientation and spacing",
-    "several_matrices": "frames of one stack differ in rows or columns",
     "several_frames_at_a_place": "the frames are no single stack: a place has several",
     "mixed_photometric": "some frames are inverted (MONOCHROME1), others not",
     "colour": "colour pixels",
@@ -460,6 +459,8 @@ VOLUME_REASONS: dict[str, str] = {
     "bad_rescale": "rescale slope or intercept, or the lookup table, is no number or zero",
     "not_finite": "values are not finite",
     "constant": "all voxels are equal",
+    "no_mask": "no mask of that organ, or none of it lies in the image",
+    "mask_mismatch": "mask and image differ in size, orientation or frame of reference",
     "changed": "a file is not as it was harvested; harvest again",
     "unreadable": "no permission, or the disk fails; tried again next time",
     "vanished": "a file is gone; tried again next time",
