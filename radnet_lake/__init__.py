@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "attach", "connect"]
+__all__ = ["__version__", "attach", "connect", "read_volume"]
 
 if TYPE_CHECKING:
     from radnet_lake.lake import attach, connect
+    from radnet_lake.series_frames import read_volume
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from radnet_lake import lake
 
         return getattr(lake, name)
+    if name == "read_volume":
+        from radnet_lake.series_frames import read_volume
+
+        return read_volume
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

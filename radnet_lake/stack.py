@@ -78,7 +78,7 @@ def find_normal(orientation: Vector) -> Vector:
 
 
 def _drop_older(images: Sequence[Frame], chosen: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
-    """Of one SOP instance in several files the newest stays, of those that are whole."""
+    """Of one SOP instance in several files the newest whole one stays; of equals the last path."""
     newest: dict[Any, tuple[Any, ...]] = {}
     for i in chosen:
         f = images[i]
@@ -87,6 +87,7 @@ def _drop_older(images: Sequence[Frame], chosen: npt.NDArray[np.intp]) -> npt.ND
             f.InstanceCreationDate or datetime.date.min,
             f.InstanceCreationTime or 0.0,
             f.harvested_at or datetime.datetime.min,
+            f.uri,  # rows come in any order, the choice is the same
             i,
         )
         # An empty UID names nothing.
