@@ -39,6 +39,7 @@ ONE_FRAGMENT_A_FRAME = frozenset({RLE, DEFLATED_FRAME})
 Read = Callable[[int, int], bytes | memoryview]
 """(offset, length) -> bytes of the file, fewer only at its end; no offset is before the last."""
 
+_READ_SYNTAXES = NATIVE_SYNTAXES | ONE_FRAGMENT_A_FRAME | IMAGE_SYNTAXES
 _CELLS = {
     (0x0010, 8): "u1", (0x0010, 16): "u2", (0x0010, 32): "u4",
     (0x0008, 32): "f4", (0x0009, 64): "f8",
@@ -92,6 +93,8 @@ def read_frames(read: Read, frame: Frame, numbers: Sequence[int]) -> Iterator[St
 
     read: of the file, or of what its deflated data set expands to. Raises VolumeError.
     """
+    if frame.TransferSyntaxUID not in _READ_SYNTAXES:
+        raise VolumeError("unsupported_syntax", "no decoder for this transfer syntax")
     element = _read_element(read, frame)
     if element.length == UNDEFINED:
         yield from _read_encapsulated(read, element, frame, numbers)
@@ -154,8 +157,6 @@ def _read_encapsulated(
     """Frames out of fragments (PS3.5 A.4)."""
     if frame.TransferSyntaxUID in NATIVE_SYNTAXES:
         raise VolumeError("bad_declaration", "fragments in a syntax of native pixels")
-    if frame.TransferSyntaxUID not in IMAGE_SYNTAXES | ONE_FRAGMENT_A_FRAME:
-        raise VolumeError("unsupported_syntax", "no decoder for this transfer syntax")
     for data in _join_fragments(read, element.start, frame, set(numbers)):
         yield decode_frame(data, frame)
 

@@ -16,15 +16,18 @@ import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import groupby, islice
 from operator import attrgetter
 from pathlib import Path
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, TypeVar
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from radnet_lake import s3
 from radnet_lake.errors import SettingError
 from radnet_lake.s3 import READS_UNDER_WAY, is_s3, split_uri
+
+T = TypeVar("T")
 
 FOLDER_CHUNK = 10_000
 """Names of one folder that are held and sorted at a time."""
@@ -173,10 +176,26 @@ def read_heads(
     """
     for is_remote, some in groupby(entries, key=lambda entry: is_s3(entry.uri)):
         if is_remote:
-            yield from _read_ahead(some, length)
+            calls = (partial(_read_entry, entry, length()) for entry in some)
+            yield from run_ahead(calls, HEADS_HELD)
         else:
             for entry in some:
-                yield entry, _read_head(entry, length())
+                yield _read_entry(entry, length())
+
+
+def run_ahead(calls: Iterable[Callable[[], T]], most_held: int = READS_UNDER_WAY) -> Iterator[T]:
+    """Results of calls, in order; READS_UNDER_WAY run at once, and `most_held` results are held."""
+    window: deque[Future[T]] = deque()
+    pool = ThreadPoolExecutor(READS_UNDER_WAY)
+    try:
+        for call in calls:
+            window.append(pool.submit(call))
+            if len(window) == most_held:
+                yield window.popleft().result()
+        while window:
+            yield window.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def read_trouble(error: OSError) -> ReadTrouble:
@@ -370,29 +389,12 @@ def _list_prefix(unit: Unit) -> Iterator[Entry]:
         yield Entry(f"s3://{bucket}/{key}", size, modified, item["ETag"].strip('"'), None)
 
 
-def _read_ahead(
-    entries: Iterable[Entry], length: Callable[[], int]
-) -> Iterator[tuple[Entry, bytes | ReadTrouble]]:
-    window: deque[tuple[Entry, Future[bytes | ReadTrouble]]] = deque()
-    pool = ThreadPoolExecutor(READS_UNDER_WAY)
-    try:
-        for entry in entries:
-            window.append((entry, pool.submit(_read_head, entry, length())))
-            if len(window) == HEADS_HELD:
-                first, reading = window.popleft()
-                yield first, reading.result()
-        for first, reading in window:
-            yield first, reading.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _read_head(entry: Entry, length: int) -> bytes | ReadTrouble:
+def _read_entry(entry: Entry, length: int) -> tuple[Entry, bytes | ReadTrouble]:
     if entry.trouble:
-        return ReadTrouble(entry.trouble, "not opened")
+        return entry, ReadTrouble(entry.trouble, "not opened")
     if is_s3(entry.uri) and entry.size_bytes == 0:
-        return b""
+        return entry, b""
     try:
-        return read_range(entry.uri, 0, length)
+        return entry, read_range(entry.uri, 0, length)
     except OSError as error:
-        return read_trouble(error)
+        return entry, read_trouble(error)
