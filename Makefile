@@ -16,7 +16,7 @@ demo: setup
 	$(BIN)/radnet-lake demo --out demo
 
 test: setup
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .
@@ -37,6 +37,8 @@ benchmark: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
 	$(BIN)/python benchmarks/harvest.py
 	$(BIN)/python benchmarks/label.py
+	$(BIN)/python benchmarks/volumes.py
+	$(BIN)/python benchmarks/preprocess.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -47,6 +47,15 @@ def _run_label(config: Any) -> None:
     print_label(label(config))
 
 
+def _run_preprocess(config: Any) -> None:
+    from radnet_lake.preprocess import preprocess
+    from radnet_lake.watch import PreprocessWatch, print_preprocess
+
+    with PreprocessWatch() as watch:
+        report = preprocess(config, watch)
+    print_preprocess(report)
+
+
 def _run_funnel(config: Any) -> None:
     from radnet_lake.summary import funnel
 
@@ -57,6 +66,13 @@ def _run_explain(config: Any) -> None:
     from radnet_lake.explain import explain
 
     print(explain(config))
+
+
+def _run_show(config: Any) -> None:
+    from radnet_lake.show import show
+
+    for line in show(config):
+        print(line, flush=True)
 
 
 def _run_override(config: Any) -> None:
@@ -140,6 +156,12 @@ COMMANDS: dict[str, Command] = {
         "label every series by its headers; print the funnel and the label counts",
         "radnet-lake label --lake lake --mode default",
     ),
+    "preprocess": Command(
+        "preprocess:PreprocessConfig",
+        _run_preprocess,
+        "turn the series of the training set into volumes of one size",
+        "radnet-lake preprocess --lake lake --where \"sequence = 'T2-FLAIR'\"",
+    ),
     "funnel": Command(
         "summary:FunnelConfig",
         _run_funnel,
@@ -151,6 +173,12 @@ COMMANDS: dict[str, Command] = {
         _run_explain,
         "say in words why a series has its labels, and why it is excluded",
         "radnet-lake explain 1.2.840.113619.2.176 --lake lake",
+    ),
+    "show": Command(
+        "show:ShowConfig",
+        _run_show,
+        "draw a series before and after preprocessing, or many on a sheet",
+        "radnet-lake show 1.2.840.113619.2.176 --lake lake -o out.png",
     ),
     "override": Command(
         "site:OverrideConfig",

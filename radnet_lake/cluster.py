@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections import Counter
 from typing import Any
 
 import ray
@@ -45,3 +46,22 @@ def start_ray(cpus: int | None = None) -> None:
     except ConnectionError as error:
         remedy = "start the cluster, or unset RAY_ADDRESS to use this machine alone"
         raise SettingError(f"no Ray cluster answers: {error}", "RAY_ADDRESS", remedy) from None
+
+
+def count_attempts() -> Any:
+    """An actor: `begin.remote(name)` says how often that was begun, again where a worker died.
+
+    Ray Data repeats a task whose worker died for ever.
+    """
+    # Kept out of modules that use DuckDB: Ray holds on to the class, and so to all that its module
+    # names, until after the end of Python, of which DuckDB complains at length.
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(_Attempts).remote()
+
+
+class _Attempts:
+    def __init__(self) -> None:
+        self.begun: Counter[bytes] = Counter()
+
+    def begin(self, name: bytes) -> int:
+        self.begun[name] += 1
+        return self.begun[name]

@@ -1,7 +1,8 @@
 """Merge the small files that runs leave, drop rows that no longer count, delete unnamed files.
 
 Each merge is one task and one commit: old files out, one new file in, rows sorted by series. A
-merge that another writer overtook is thrown away.
+merge that another writer overtook is thrown away. Shards of volumes are never merged: one goes when
+no row of `volumes` that counts names it any more.
 """
 
 import datetime
@@ -16,11 +17,19 @@ import ray
 from radnet_lake import schema
 from radnet_lake.cluster import start_ray
 from radnet_lake.errors import SettingError
-from radnet_lake.lake import CommitConflict, Lake, Part, locate_lake, open_lake, utc_now
+from radnet_lake.lake import (
+    CommitConflict,
+    Lake,
+    Part,
+    connect,
+    locate_lake,
+    open_lake,
+    utc_now,
+)
 
 FULL_BYTES, FULL_ROWS = 64 << 20, 400_000
 """A merged file: large enough to read well; its rows, decoded, fit into 2 GB of a worker."""
-_MADE = re.compile(r"-([0-9a-f]{14})-[0-9a-f]{8}\.parquet$")
+_MADE = re.compile(r"[-/]([0-9a-f]{14})-[0-9a-f]{8}\.(?:parquet|arrow)$")
 MANY_PARTS = 100
 """A harvest that leaves more small files than this merges them before it ends."""
 _SORTED_BY = {
@@ -62,14 +71,15 @@ def compact(config: CompactConfig) -> CompactReport:
     """
     lake = open_lake(locate_lake(config.lake))
     before = len(lake.snapshot.parts)
-    dropped = _merge_all(lake, with_removals=True)
+    dropped = _merge_all(lake, with_removals=True) + _drop_volumes(lake)
     deleted = _delete_unnamed(lake, config.grace_hours)
     return CompactReport(lake.uri, before, len(lake.refresh().parts), dropped, deleted)
 
 
 def compact_small(lake: Lake) -> None:
     """What a harvest does at its end: nothing, or merge if it left many small files."""
-    small = [p for p in lake.refresh().parts.values() if not _is_full(p)]
+    parts = lake.refresh().parts.values()
+    small = [p for p in parts if p.table != "tensors" and not _is_full(p)]
     if len(small) > MANY_PARTS:
         _merge_all(lake, with_removals=False)
 
@@ -80,7 +90,9 @@ def _merge_all(lake: Lake, with_removals: bool) -> int:
         names
         for table in schema.TABLES
         if table != "removals"
-        for names in _plan_bins(lake.snapshot.of(table), bool(removals and with_removals))
+        for names in _plan_bins(
+            lake.snapshot.of(table), bool(removals and with_removals) and table != "volumes"
+        )
     ]
     if not bins:
         return 0
@@ -102,6 +114,35 @@ def _merge_all(lake: Lake, with_removals: bool) -> int:
     if with_removals and removals and complete:
         # Every row that these removals name is gone from the files now.
         lake.commit(remove=[p.name for p in removals])
+    return dropped
+
+
+def _drop_volumes(lake: Lake) -> int:
+    """Drop rows of `volumes` that a later one replaced or whose series is gone, and the shards that
+    only such rows name; returns how many rows."""
+    # First the parts, then the rows: a shard of a run that commits in between is not looked at.
+    volumes, shards = lake.refresh().of("volumes"), lake.snapshot.of("tensors")
+    if not volumes or not lake.snapshot.of("series"):
+        return 0
+    with connect(lake.uri) as connection:
+        connection.execute(
+            "create temp table alive as"
+            " from volumes semi join stored.series using (SeriesInstanceUID)"
+        )
+        names = connection.execute("select shard from alive").fetchall()
+        alive = {name for (name,) in names}
+        dead = [p.name for p in shards if p.name not in alive]
+        dropped = sum(p.rows for p in volumes) - len(names)
+        if dropped <= 0 and not dead:
+            return 0
+        batches = connection.sql("from alive").to_arrow_reader(FULL_ROWS)
+        tables = (pa.Table.from_batches([batch]) for batch in batches)
+        parts = [lake.write_part("volumes", rows, "compacted") for rows in tables]
+    try:
+        lake.commit(add=parts, remove=[*(p.name for p in volumes), *dead])
+    except CommitConflict:
+        lake.folder.delete([p.name for p in parts])
+        return 0
     return dropped
 
 
@@ -134,7 +175,7 @@ def _merge_bin(uri: str, parts: list[Part], removals: list[Part]) -> tuple[list[
     table = parts[0].table
     rows = lake.dataset(parts).to_table()
     before = rows.num_rows
-    if removals:
+    if removals and table != "volumes":
         gone = lake.dataset(removals).to_table()
         if table == "series_headers":
             # The header of a series outlives the one file that it was read from.

@@ -1,4 +1,4 @@
-"""The demo: a phantom archive, its lake, its labels, and what to try next."""
+"""The demo: a phantom archive, its lake, labels and volumes, a picture, and what to try next."""
 
 import shlex
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from radnet_lake.harvest import HarvestConfig, harvest
 from radnet_lake.label import LabelConfig, label
 from radnet_lake.lake import connect
 from radnet_lake.phantom import PhantomConfig, phantom
+from radnet_lake.preprocess import PreprocessConfig, preprocess
 from radnet_lake.query import QueryConfig, query
+from radnet_lake.show import ShowConfig, show
 from radnet_lake.summary import print_label
-from radnet_lake.watch import HarvestWatch, print_harvest
+from radnet_lake.watch import HarvestWatch, PreprocessWatch, print_harvest, print_preprocess
 
 QUERIES = (
     "select run_id, status, objects_seen, instances, rejects, known, adds_up from runs",
@@ -46,7 +48,7 @@ class DemoConfig:
 
 
 def demo(config: DemoConfig) -> None:
-    """Make a phantom archive, harvest it into a lake, label it, show the lake's answers."""
+    """Make a phantom archive, harvest, label and preprocess it; show the lake's answers."""
     out = Path(config.out).absolute()
     archive, lake = out / "archive", out / "lake"
     if not archive.exists():
@@ -68,4 +70,17 @@ def demo(config: DemoConfig) -> None:
     for (uid,) in found:
         print(f"\n$ radnet-lake explain {uid} --lake {shlex.quote(str(lake))}")
         print(explain(ExplainConfig(series=uid, lake=str(lake))))
+    _look(str(lake), str(out / "volumes.png"))
     print(f"\nThe lake is {lake}; ask it more: radnet-lake shell --lake {shlex.quote(str(lake))}")
+
+
+def _look(lake: str, picture: str) -> None:
+    """Preprocess, and draw what is to be trained on."""
+    print(f"\n$ radnet-lake preprocess --lake {shlex.quote(lake)}")
+    with PreprocessWatch() as watch:
+        report = preprocess(PreprocessConfig(lake=lake), watch)
+    print_preprocess(report)
+    kept = "excluded_by is null"
+    print(f'\n$ radnet-lake show --lake {shlex.quote(lake)} --where "{kept}" -o {picture}')
+    *_, last = show(ShowConfig(output=picture, lake=lake, where=kept))
+    print(last)

@@ -140,14 +140,33 @@ def label_chunk(
             " where ? = 1 or hash(StudyInstanceUID) % ? = ?",
             [count, count, number],
         )
+        _load_trouble(connection, lake)
         run_layers(connection, mode, overrides, protocols)
         yield connection
+
+
+def _load_trouble(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
+    """Table stage.volume_trouble: series whose pixels made no volume at the last try, for good."""
+    parts = lake.snapshot.of("volumes")
+    if parts:
+        load_parts(connection, lake, "volumes", parts)
+        connection.execute(
+            "create table stage.volume_trouble as"
+            " select SeriesInstanceUID, reason, harvested_at, n_rows from"
+            " (from stored.volumes semi join stage.series using (SeriesInstanceUID) qualify"
+            " row_number() over (partition by SeriesInstanceUID order by made_at desc) = 1)"
+            " where is_final and reason is not null"
+        )
 
 
 def run_layers(
     connection: duckdb.DuckDBPyConnection, mode: str, overrides: pa.Table, protocols: pa.Table
 ) -> None:
     """Run the layers of sql/ over stage.series: tables, and the last one, read once, a view."""
+    connection.execute(
+        "create table if not exists stage.volume_trouble (SeriesInstanceUID text, reason text,"
+        " harvested_at timestamp, n_rows bigint)"
+    )
     lexicon.create_tables(connection)
     lexicon.create_macros(connection)
     connection.execute(

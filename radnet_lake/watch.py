@@ -1,27 +1,31 @@
-"""How a person watches a harvest: a progress bar on a terminal, lines in a job log, a summary."""
+"""How a person watches a run: a progress bar on a terminal, lines in a job log, a summary."""
 
 import sys
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING, Self
 
 from tqdm import tqdm
 
-from radnet_lake.harvest import HarvestReport
+from radnet_lake import schema
+
+if TYPE_CHECKING:
+    from radnet_lake.harvest import HarvestReport
+    from radnet_lake.preprocess import PreprocessReport
 
 LINE_EVERY_S = 10.0
 
 
-class HarvestWatch:
-    """Called with the sums after each chunk; shows files, files/s, rejects, and the ETA."""
+class _Progress:
+    """A bar on a terminal, else a line every LINE_EVERY_S: how many, how many a second, ETA."""
 
-    def __init__(self) -> None:
-        self.started = time.monotonic()
-        self.last_line = self.started
-        self.bar = (
-            tqdm(unit=" files", desc="harvest", smoothing=0.1) if sys.stderr.isatty() else None
-        )
+    def __init__(self, verb: str, unit: str) -> None:
+        self.verb, self.unit = verb, unit
+        self.started = self.last_line = time.monotonic()
+        is_terminal = sys.stderr.isatty()
+        self.bar = tqdm(unit=f" {unit}", desc=verb, smoothing=0.1) if is_terminal else None
 
-    def __enter__(self) -> "HarvestWatch":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -33,30 +37,59 @@ class HarvestWatch:
         if self.bar is not None:
             self.bar.close()
 
-    def __call__(self, sums: dict[str, int], expected: int | None) -> None:
-        """Show the sums; `expected` files, if an earlier run of the same sources tells."""
-        files, rejects = sums["files_listed"], sums["rejects"]
+    def show(self, done: int, expected: int | None, notes: dict[str, int]) -> None:
+        """Show how many are done, of how many if that is known, and counts by their names."""
         if self.bar is not None:
-            if expected and expected >= files:
+            if expected and expected >= done:
                 self.bar.total = expected
-            self.bar.set_postfix(rejects=rejects, known=sums["known"], refresh=False)
-            self.bar.update(files - self.bar.n)
+            self.bar.set_postfix(notes, refresh=False)
+            self.bar.update(done - self.bar.n)
             return
         now = time.monotonic()
         if now - self.last_line < LINE_EVERY_S:
             return
         self.last_line = now
-        rate = files / (now - self.started)
-        left = f", about {(expected - files) / rate:.0f} s left" if expected and rate else ""
-        print(
-            f"harvest: {files} files, {rate:.0f} files/s, {rejects} rejects,"
-            f" {sums['known']} known{left}",
-            file=sys.stderr,
-            flush=True,
-        )
+        rate = done / (now - self.started)
+        a_second = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+        told = "".join(f", {count} {name}" for name, count in notes.items())
+        left = f", about {(expected - done) / rate:.0f} s left" if expected and rate else ""
+        self.say(f"{done} {self.unit}, {a_second} {self.unit}/s{told}{left}")
+
+    def say(self, text: str) -> None:
+        """One line on stderr."""
+        tqdm.write(f"{self.verb}: {text}", file=sys.stderr)
 
 
-def print_harvest(report: HarvestReport) -> None:
+class HarvestWatch(_Progress):
+    """Called with the sums after each chunk; shows files, files/s, rejects, and the ETA."""
+
+    def __init__(self) -> None:
+        super().__init__("harvest", "files")
+
+    def __call__(self, sums: dict[str, int], expected: int | None) -> None:
+        """Show the sums; `expected` files, if an earlier run of the same sources tells."""
+        notes = {"rejects": sums["rejects"], "known": sums["known"]}
+        self.show(sums["files_listed"], expected, notes)
+
+
+class PreprocessWatch(_Progress):
+    """Called with the report as it grows; shows volumes, volumes/s, failures, and the ETA."""
+
+    def __init__(self) -> None:
+        super().__init__("preprocess", "volumes")
+
+    def __call__(self, report: "PreprocessReport") -> None:
+        """Show the report; its first state says what is to be done."""
+        done, due = report.made + report.failed, report.wanted - report.known
+        if not done:
+            self.started = time.monotonic()
+            if report.stale:
+                self.say(f"WARNING: {report.stale}")
+            self.say(f"{due} volumes to make, {report.known} series known")
+        self.show(done, due, {"failed": report.failed})
+
+
+def print_harvest(report: "HarvestReport") -> None:
     """The closing summary: the sums that must match, the rejects by reason, what to type next."""
     s = report.sums
     rate = s["files_listed"] / report.seconds if report.seconds else 0
@@ -81,3 +114,27 @@ def print_harvest(report: HarvestReport) -> None:
             f" now; {report.files_read_again} objects were read again for them"
         )
     print(f'next      radnet-lake query --lake {report.lake} "from runs"')
+
+
+def print_preprocess(report: "PreprocessReport") -> None:
+    """The closing summary: the sums that must match, failures by reason, what to type next."""
+    r = report
+    done = r.made + r.failed
+    rate = f", {done / r.seconds:.1f} volumes/s" if done else ""
+    print(f"lake      {r.lake}")
+    print(f"volumes   tensors/{r.preprocessing}, {r.seconds:.1f} s{rate}")
+    print(f"wanted    {r.wanted} series = {r.made} made + {r.failed} failed + {r.known} known")
+    if r.made:
+        print(f"stored    {r.size_bytes / 1e6:.1f} MB")
+    for reason, count in r.reasons.most_common():
+        print(f"failed    {count:>8}  {reason}: {schema.VOLUME_REASONS[reason]}")
+    if r.passing:
+        print(f"passing   {r.passing} of these are tried again by the next run")
+    if r.known_failed:
+        print(f"known     {r.known_failed} of these failed before; --retry tries them again")
+    if r.failed > r.passing:
+        print("excluded  by the next radnet-lake label: until then training_set lists what failed")
+    if r.failed > r.passing or r.stale:
+        print(f"next      radnet-lake label --lake {r.lake}")
+    else:
+        print(f'next      radnet-lake query --lake {r.lake} "from volumes limit 5"')

@@ -1,4 +1,7 @@
-"""Real parts that tests share: a SeaweedFS server on loopback that checks S3 signatures."""
+"""Real parts that tests share: a SeaweedFS server on loopback that checks S3 signatures, and a Ray.
+
+Several pytest-xdist workers share a machine; each has a server and a Ray of its own.
+"""
 
 import itertools
 import json
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import hypothesis
 import pyarrow as pa
 import pydicom
 import pydicom.data
@@ -25,15 +29,38 @@ import radnet_lake
 from radnet_lake.lake import create_lake
 from radnet_lake.rollup import refresh_rollup
 
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 120
 TAKEN = ("BucketAlreadyExists", "BucketAlreadyOwnedByYou")
+KEY = "0123456789abcdef" * 4
+"""The key to pseudonymise with that the workers of `ray_local` have."""
+PORTS_PER_WORKER = 1_500
+LONGEST_FIRST = ("test_killed", "test_readme", "test_jobs", "test_harvest", "test_label")
+
+# Others use the processor too, so no example's time says anything.
+hypothesis.settings.register_profile(
+    "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("shared")
+# Without it each Ray that starts writes a token to the home folder, and two at once two.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first: xdist workers take one file after the other, in this order."""
+    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
 def find_free_ports(count: int) -> list[int]:
-    """Ports on loopback that nobody listens on now, outside the range that Ray's workers use."""
+    """Ports on loopback that nobody listens on now, outside the range that Ray's workers use.
+
+    Of no other xdist worker's: it may be about to listen on one.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     found: list[int] = []
     while len(found) < count:
-        port = 20_000 + secrets.randbelow(12_000)
+        port = 20_000 + worker % 8 * PORTS_PER_WORKER + secrets.randbelow(PORTS_PER_WORKER)
         with socket.socket() as probe:
             if port not in found and probe.connect_ex(("127.0.0.1", port)) != 0:
                 found.append(port)
@@ -51,6 +78,14 @@ class S3Server:
         self.endpoint = f"http://127.0.0.1:{self.ports[0]}"
         self.process: subprocess.Popen[bytes] | None = None
         self.bucket_numbers = itertools.count()
+        self.shared_client = boto3.client(
+            "s3",
+            endpoint_url=self.endpoint,
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(retries={"total_max_attempts": 2}, connect_timeout=2),
+        )
 
     @property
     def env(self) -> dict[str, str]:
@@ -73,6 +108,9 @@ class S3Server:
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         identity = {"name": "tester", "credentials": credentials, "actions": actions}
         (self.folder / "identities.json").write_text(json.dumps({"identities": [identity]}))
+        # Else each new bucket takes seven volumes, and a server has no end of them.
+        growth = "[master.volume_growth]\ncopy_1 = 1\n"
+        (self.folder / "master.toml").write_text(growth)
         data = self.folder / "data"
         data.mkdir(exist_ok=True)
         options = {
@@ -87,8 +125,11 @@ class S3Server:
             "s3.localSocket": self.folder / "s3.sock",
             "filer.localSocket": self.folder / "filer.sock",
             "master.telemetry": "false",
+            # The only master there is elects itself, after a restart only when this is over.
+            "master.electionTimeout": "1s",
+            "master.heartbeatInterval": "100ms",
             "master.volumeSizeLimitMB": 256,
-            "volume.max": 100,
+            "volume.max": 400,
             "s3.port": self.ports[0],
             "s3.port.grpc": self.ports[1],
             "master.port": self.ports[2],
@@ -119,16 +160,15 @@ class S3Server:
         if self.process is None or self.process.poll() is not None:
             return False
         try:
-            client = self.client()
-            client.create_bucket(Bucket="radnet-probe")
+            self.client().create_bucket(Bucket="radnet-probe")
         except ClientError as refusal:
             if refusal.response["Error"]["Code"] not in TAKEN:
                 return False
         except BotoCoreError:
             return False
         try:
-            client.put_object(Bucket="radnet-probe", Key="probe", Body=b"probe")
-            stored = client.get_object(Bucket="radnet-probe", Key="probe")["Body"].read()
+            self.client().put_object(Bucket="radnet-probe", Key="probe", Body=b"probe")
+            stored = self.client().get_object(Bucket="radnet-probe", Key="probe")["Body"].read()
         except (ClientError, BotoCoreError):
             return False
         return bool(stored == b"probe")
@@ -141,14 +181,8 @@ class S3Server:
             self.process = None
 
     def client(self) -> Any:
-        return boto3.client(
-            "s3",
-            endpoint_url=self.endpoint,
-            region_name="us-east-1",
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            config=Config(retries={"total_max_attempts": 2}, connect_timeout=2),
-        )
+        """The one client, for making another costs a hundred requests."""
+        return self.shared_client
 
     def bucket(self) -> str:
         """Make a fresh bucket and return its name."""
@@ -179,8 +213,10 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture(scope="session")
 def ray_local(s3: S3Server) -> Iterator[None]:
-    """A local Ray of two CPUs; started after the S3 server, so that workers inherit its AWS_*."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    """A local Ray of two CPUs, started after the S3 server: its workers inherit AWS_*, and KEY."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RADNET_LAKE_KEY", KEY)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

@@ -18,7 +18,7 @@ from radnet_lake.folder import Folder
 
 @pytest.fixture(scope="module")
 def bucket(s3: S3Server) -> str:
-    """One for all tests here: the server's volumes are few, and each new bucket takes seven."""
+    """One for all tests here: a new one takes the server a moment."""
     return s3.bucket()
 
 

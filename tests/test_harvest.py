@@ -5,25 +5,19 @@ Ray.
 import gzip
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import S3Server, write_series
+from conftest import KEY, S3Server, write_series
 
 import radnet_lake
 from radnet_lake import lake as lakes
+from radnet_lake.cli import main
 from radnet_lake.errors import LakeError, SettingError, StoreError
 from radnet_lake.harvest import HarvestConfig, HarvestReport, harvest
-
-COMMAND = str(Path(sys.executable).parent / "radnet-lake")
-KEY = "0123456789abcdef" * 4
 
 
 def run(source: Path | str, lake: Path | str, **settings: Any) -> HarvestReport:
@@ -192,15 +186,13 @@ def test_odd_names_and_odd_things_are_survived(tmp_path: Path) -> None:
 
 
 def test_pseudonymised_lake_holds_no_identity_and_leads_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("RADNET_LAKE_KEY", KEY)
     source = tmp_path / "in" / "DOE^JANE"
     write_series(source, 1, 4, patient="MRN-4711007")
-    # The workers of the tests' own Ray do not have the key: a run with its own Ray has.
     lake = tmp_path / "lake"
-    command = [COMMAND, "harvest", str(tmp_path / "in"), "--lake", str(lake)]
-    subprocess.run(command, check=True, capture_output=True)
+    run(tmp_path / "in", lake, phi="pseudonymise")
     # Zstandard hides text from a search of the raw files: look at every value instead.
     for table in ("instances", "series_headers", "files", "rejects", "runs"):
         text = str(ask(lake, f"select * from {table}"))
@@ -210,12 +202,11 @@ def test_pseudonymised_lake_holds_no_identity_and_leads_back(
     for secret in ("DOE", "4711007", KEY, str(tmp_path)):
         assert secret not in log
     (series,) = ask(lake, "select distinct SeriesInstanceUID from instances")[0]
-    found = subprocess.run(
-        [COMMAND, "locate", series, "--lake", str(lake)], check=True, capture_output=True, text=True
-    )
-    assert found.stdout.splitlines() == sorted(str(p) for p in source.rglob("*.dcm"))
-    again = subprocess.run(command, check=True, capture_output=True, text=True)
-    assert "0 instances + 0 rejects + 4 known" in again.stdout
+    capsys.readouterr()
+    assert main(["locate", series, "--lake", str(lake)]) == 0
+    found = capsys.readouterr().out.splitlines()
+    assert found == sorted(str(p) for p in source.rglob("*.dcm"))
+    assert run(tmp_path / "in", lake, phi="pseudonymise").sums["known"] == 4
 
 
 def test_another_key_or_phi_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,98 +271,6 @@ def test_two_harvests_at_once_do_not_harm_each_other(tmp_path: Path) -> None:
     assert ask(tmp_path / "lake", "select bool_and(adds_up) from runs") == [(True,)]
 
 
-def start_harvest(source: Path | str, lake: Path | str) -> subprocess.Popen[bytes]:
-    command = [COMMAND, "harvest", str(source), "--lake", str(lake), "--phi", "keep"]
-    command += ["--chunk-files", "40", "--commit-seconds", "0"]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-
-
-def await_commits(lake: Path, count: int) -> None:
-    deadline = time.monotonic() + 90
-    while len(list(lake.glob("_lake/log/*.json"))) < count:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_killed_harvest_leaves_readable_lake_and_next_run_finishes_it(tmp_path: Path) -> None:
-    for series in range(60):
-        write_series(tmp_path / "in", series, 20)
-    source, lake = tmp_path / "in", tmp_path / "lake"
-    seen = []
-    for commits in (3, 6, 12):
-        process = start_harvest(source, lake)
-        await_commits(lake, commits)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        (counts,) = ask(lake, "select count(*), count(distinct uri) from instances")
-        assert counts[0] == counts[1]
-        seen.append(counts[0])
-    assert 0 < seen[-1] < 1200
-    report = run(source, lake, chunk_files=200)
-    assert report.sums["known"] >= seen[-1]
-    assert report.sums["known"] + report.sums["instances"] == 1200
-    clean = tmp_path / "clean"
-    run(source, clean, chunk_files=200)
-    assert everything(lake, f"{source}/") == everything(clean, f"{source}/")
-
-
-def test_killed_worker_costs_nothing(tmp_path: Path) -> None:
-    for series in range(40):
-        write_series(tmp_path / "in", series, 20)
-    lake = tmp_path / "lake"
-    process = start_harvest(tmp_path / "in", lake)
-    await_commits(lake, 3)
-    # Killed while it reads; the agents beside it are Ray's own and end the node with them.
-    killed = 0
-    while killed < 2 and process.poll() is None:
-        pids = subprocess.run(
-            ["pgrep", "-s", str(process.pid), "-f", "ray::MapBatches"],
-            capture_output=True,
-            text=True,
-        ).stdout.split()
-        for pid in pids[:1]:
-            os.kill(int(pid), signal.SIGKILL)
-            killed += 1
-    assert killed == 2
-    assert process.wait(timeout=120) == 0
-    assert ask(lake, "select count(*), count(distinct uri) from instances") == [(800, 800)]
-    assert ask(lake, "select status, adds_up from runs") == [("finished", True)]
-
-
-def test_store_that_dies_gives_a_clear_error_and_a_resumed_run_completes(tmp_path: Path) -> None:
-    server = S3Server(tmp_path / "seaweedfs")
-    server.start()
-    write_series(tmp_path / "in", 1, 30)
-    try:
-        bucket = server.bucket()
-        for path in (tmp_path / "in").rglob("*.dcm"):
-            for copy in range(20):
-                server.put(bucket, f"in/{copy}/{path.name}", path.read_bytes())
-        command = [COMMAND, "harvest", f"s3://{bucket}/in", "--lake", str(tmp_path / "lake")]
-        command += ["--phi", "keep", "--chunk-files", "40", "--commit-seconds", "0"]
-        environment = os.environ | server.env
-        process = subprocess.Popen(
-            command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        await_commits(tmp_path / "lake", 3)
-        server.stop()
-        _, errors = process.communicate(timeout=200)
-        assert process.returncode == 1
-        (line,) = [x for x in errors.splitlines() if x.startswith("error:")]
-        assert bucket in line
-        assert "Traceback" not in errors
-        assert ask(tmp_path / "lake", "select status from runs") == [("broken off",)]
-        server.start()
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        assert "600 objects" in done.stdout
-    finally:
-        server.stop()
-    rows = ask(tmp_path / "lake", "select count(*), count(distinct uri) from instances")
-    assert rows == [(600, 600)]
-
-
 def test_lake_survives_writers_that_race_for_a_number(tmp_path: Path) -> None:
     lakes.create_lake(str(tmp_path), "keep", "")
 
@@ -390,16 +289,23 @@ def test_lake_survives_writers_that_race_for_a_number(tmp_path: Path) -> None:
     assert (tmp_path / "_lake/checkpoint").is_dir()
 
 
-def test_unreachable_store_is_named_before_work_starts(tmp_path: Path) -> None:
-    write_series(tmp_path / "in", 1, 1)
-    environment = os.environ | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    command = [COMMAND, "harvest", "s3://bucket/in", "--lake", str(tmp_path / "lake")]
-    done = subprocess.run(
-        [*command, "--phi", "keep"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode in (StoreError.exit_status, SettingError.exit_status)
-    assert done.stderr.startswith("error:")
-    assert "bucket" in done.stderr
+def refuse_work(source: str, lake: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Exit status of a harvest that cannot be, and the one line that it says."""
+    capsys.readouterr()
+    status = main(["harvest", source, "--lake", str(lake), "--phi", "keep"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error:")
+    assert not lake.exists()
+    return status, line
+
+
+def test_unreachable_store_is_named_before_work_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    status, line = refuse_work("s3://bucket/in", tmp_path / "lake", capsys)
+    assert status == StoreError.exit_status
+    assert "bucket" in line
 
 
 def test_a_source_inside_another_gives_its_files_once(tmp_path: Path) -> None:
@@ -445,22 +351,20 @@ def test_numbers_past_any_range_are_survived_in_both_modes(
     path.write_bytes(data.replace(b"DS\x06\x00-1024 ", b"DS\x06\x001e999 "))
     monkeypatch.setenv("RADNET_LAKE_KEY", KEY)
     for mode in ("keep", "pseudonymise"):
-        command = [COMMAND, "harvest", str(tmp_path / "in"), "--lake", str(tmp_path / mode)]
-        subprocess.run([*command, "--phi", mode], check=True, capture_output=True)
+        run(tmp_path / "in", tmp_path / mode, phi=mode)
         assert ask(tmp_path / mode, "select count(*) from instances") == [(2,)]
 
 
-def test_wrong_credentials_are_said_before_work_starts(tmp_path: Path, s3: S3Server) -> None:
+def test_wrong_credentials_are_said_before_work_starts(
+    tmp_path: Path,
+    s3: S3Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     bucket = s3.bucket()
     s3.put(bucket, "in/a", b"x")
-    environment = os.environ | {"AWS_SECRET_ACCESS_KEY": "wrong" * 8}
-    command = [COMMAND, "harvest", f"s3://{bucket}/in", "--lake", str(tmp_path / "lake")]
-    done = subprocess.run(
-        [*command, "--phi", "keep"], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 2
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error:")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong" * 8)
+    status, line = refuse_work(f"s3://{bucket}/in", tmp_path / "lake", capsys)
+    assert status == SettingError.exit_status
     assert bucket in line
     assert "AWS_SECRET_ACCESS_KEY" in line
-    assert not (tmp_path / "lake").exists()

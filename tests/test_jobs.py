@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -42,8 +43,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             start, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True
         )
     environment["RAY_API_SERVER_ADDRESS"] = f"http://127.0.0.1:{dashboard}"
+    environment["GCS_ADDRESS"] = f"127.0.0.1:{gcs}"
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 200
         while subprocess.run(
             ["ray", "job", "list"], env=environment, capture_output=True
         ).returncode:
@@ -52,12 +54,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
             time.sleep(1)
         yield environment
     finally:
-        head.terminate()
-        try:
-            head.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, 9)
-            head.wait()
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
 
 
 def submit(cluster: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
@@ -76,7 +74,8 @@ def test_submitted_job_makes_the_same_lake_as_the_command(
     assert done.returncode == 0, done.stdout + done.stderr
     assert "30 instances" in done.stdout
     command = [str(BIN / "radnet-lake"), "harvest", *options, str(tmp_path / "by_command")]
-    subprocess.run(command, check=True, capture_output=True)
+    beside = cluster | {"RAY_ADDRESS": cluster["GCS_ADDRESS"]}
+    subprocess.run(command, env=beside, check=True, capture_output=True)
     found = []
     for name in ("by_job", "by_command"):
         with radnet_lake.connect(str(tmp_path / name)) as connection:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -15,6 +16,7 @@ from conftest import S3Server, write_series
 
 import radnet_lake
 from radnet_lake import schema
+from radnet_lake.cli import main
 from radnet_lake.harvest import HarvestConfig, harvest
 
 COMMAND = str(Path(sys.executable).parent / "radnet-lake")
@@ -30,26 +32,37 @@ def lake(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "lake"
 
 
-def ask(*words: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([COMMAND, *words], capture_output=True, text=True, input=text)
+Ask = Callable[..., tuple[int, str, str]]
 
 
-def test_formats_hold_the_same_rows(lake: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def ask(capsys: pytest.CaptureFixture[str]) -> Ask:
+    """Runs a command; gives its exit status, what it prints, and what it says on stderr."""
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(words)
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def test_formats_hold_the_same_rows(lake: Path, tmp_path: Path, ask: Ask) -> None:
     sql = "select SeriesInstanceUID, ImagePositionPatient, Rows from instances order by uri"
     with radnet_lake.connect(str(lake)) as connection:
         rows = connection.execute(sql).fetchall()
     assert len(rows) == 12
-    by_csv = ask("query", sql, "--lake", str(lake), "--format", "csv")
-    table = list(csv.DictReader(io.StringIO(by_csv.stdout)))
+    _, by_csv, _ = ask("query", sql, "--lake", str(lake), "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(by_csv)))
     assert [r["SeriesInstanceUID"] for r in table] == [r[0] for r in rows]
     assert [json.loads(r["ImagePositionPatient"]) for r in table] == [r[1] for r in rows]
-    by_json = ask("query", sql, "--lake", str(lake), "--format", "json")
-    assert [json.loads(x)["Rows"] for x in by_json.stdout.splitlines()] == [r[2] for r in rows]
+    _, by_json, _ = ask("query", sql, "--lake", str(lake), "--format", "json")
+    assert [json.loads(x)["Rows"] for x in by_json.splitlines()] == [r[2] for r in rows]
     target = tmp_path / "out.parquet"
     ask("query", sql, "--lake", str(lake), "--format", "parquet", "-o", str(target))
     assert pq.read_table(target).num_rows == 12
-    shown = ask("query", sql, "--lake", str(lake))
-    assert len(shown.stdout.splitlines()) == 14
+    _, shown, _ = ask("query", sql, "--lake", str(lake))
+    assert len(shown.splitlines()) == 14
 
 
 def test_lake_on_s3_answers_the_same(lake: Path, s3: S3Server) -> None:
@@ -76,11 +89,11 @@ def test_any_tag_can_be_asked_for_later(lake: Path) -> None:
 
 
 def test_attached_file_serves_plain_duckdb_from_any_folder(
-    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ask: Ask
 ) -> None:
     target = tmp_path / "lake.duckdb"
-    assert ask("attach", str(lake), str(target)).returncode == 0
-    assert ask("attach", str(lake), str(target)).returncode == 0
+    for _ in range(2):
+        assert ask("attach", str(lake), str(target))[0] == 0
     monkeypatch.chdir(tmp_path)
     with duckdb.connect(str(target), read_only=True) as connection:
         assert connection.execute("select count(*) from instances").fetchall() == [(12,)]
@@ -88,13 +101,15 @@ def test_attached_file_serves_plain_duckdb_from_any_folder(
 
 def test_shell_goes_on_after_an_error(lake: Path) -> None:
     text = "select nonsense;\nselect count(*) as n\nfrom instances;\n\\q\n"
-    done = ask("shell", "--lake", str(lake), text=text)
+    done = subprocess.run(
+        [COMMAND, "shell", "--lake", str(lake)], capture_output=True, text=True, input=text
+    )
     assert done.returncode == 0
     assert "error:" in done.stderr
     assert "12" in done.stdout
 
 
-def test_wrong_questions_get_one_line(lake: Path, tmp_path: Path) -> None:
+def test_wrong_questions_get_one_line(lake: Path, tmp_path: Path, ask: Ask) -> None:
     for words in (
         ("query", "select nothing from nowhere", "--lake", str(lake)),
         ("query", "from runs"),
@@ -102,13 +117,13 @@ def test_wrong_questions_get_one_line(lake: Path, tmp_path: Path) -> None:
         ("locate", "1.2.3.not.there", "--lake", str(lake)),
         ("attach", str(lake), str(tmp_path / "no/such/x.duckdb")),
     ):
-        done = ask(*words)
-        assert done.returncode == 2, words
-        assert done.stderr.startswith("error: "), words
-        assert "Traceback" not in done.stderr
-    done = ask("query", "from runs", "--lake", str(tmp_path / "nothing"))
-    assert done.returncode == 1
-    assert "no lake there" in done.stderr
+        status, _, errors = ask(*words)
+        assert status == 2, words
+        assert errors.startswith("error: "), words
+        assert "Traceback" not in errors
+    status, _, errors = ask("query", "from runs", "--lake", str(tmp_path / "nothing"))
+    assert status == 1
+    assert "no lake there" in errors
 
 
 def test_lake_may_come_from_the_environment(lake: Path) -> None:

@@ -31,14 +31,18 @@ def run_line(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
 def test_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
     lines = read_block("Harvest and ask", "sh").strip().splitlines()
     lines += read_block("Label", "sh").strip().splitlines()
-    assert len(lines) == 13
+    lines += read_block("Preprocess and look", "sh").strip().splitlines()
+    assert len(lines) == 17
     for line in lines:
         done = run_line(line, tmp_path)
         assert done.returncode == 0, (line, done.stderr)
-        assert done.stderr == "" or line.startswith("radnet-lake harvest"), (line, done.stderr)
-    assert (tmp_path / "labels.parquet").exists()
+        told = line.startswith(("radnet-lake harvest", "radnet-lake preprocess"))
+        assert done.stderr == "" or told, (line, done.stderr)
+    for name in ("labels.parquet", "series.png", "sheet.png"):
+        assert (tmp_path / name).exists()
     assert (tmp_path / "headers.csv").read_text().startswith("SeriesInstanceUID,StudyDescription\n")
     code = read_block("Harvest and ask", "python").replace(".df()", ".fetchall()")
+    code += read_block("Preprocess and look", "python")
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True
     )

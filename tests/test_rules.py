@@ -8,6 +8,7 @@ NULL is no value, EMPTY the empty text.
 
 import csv
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from radnet_lake.site import read_overrides, read_protocols
 CASES = Path(__file__).parent / "cases"
 LABELS = ("sequence", "view", "contrast", "coverage", "time_series")
 NOTHING_SAID = (read_overrides(None), read_protocols(None))
-EXPECTED = ("expect_value", "expect_rule_id", "expect_conflict", "mode", "siblings", "why")
+EXPECTED = ("expect_value", "expect_rule_id", "expect_conflict", "mode", "siblings", "why", "uid")
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 DEFAULTS: dict[str, Any] = {
     "Modality": "MR", "object_kind": "image", "collection": "default", "geometry": "regular",
@@ -71,15 +72,16 @@ def make_row(case: dict[str, str], columns: pa.Schema) -> dict[str, Any]:
 
 
 def decide(cases: list[dict[str, str]], mode: str, columns: pa.Schema) -> duckdb.DuckDBPyConnection:
-    """All layers over the cases of one mode; series UIDs are their numbers."""
+    """All layers over the cases of one mode; series UIDs are their `uid` or else their numbers."""
     rows = []
     for number, case in enumerate(cases):
         if (case.get("mode") or "default") != mode:
             continue
         for sibling in range(int(case.get("siblings") or 1)):
             row = make_row(case, columns)
-            row["SeriesInstanceUID"] = f"{number}" if sibling == 0 else f"{number}.{sibling}"
-            row["StudyInstanceUID"] = row["StudyInstanceUID"] or f"study {number}"
+            uid = case.get("uid") or str(number)
+            row["SeriesInstanceUID"] = uid if sibling == 0 else f"{uid}.{sibling}"
+            row["StudyInstanceUID"] = row["StudyInstanceUID"] or f"study {uid}"
             rows.append(row)
     connection = duckdb.connect()
     connection.execute("create schema stage")
@@ -90,8 +92,10 @@ def decide(cases: list[dict[str, str]], mode: str, columns: pa.Schema) -> duckdb
 
 
 def read_decisions(connection: duckdb.DuckDBPyConnection, name: str) -> dict[str, tuple[Any, ...]]:
+    """What was decided about one label in the cases of its own table, by their numbers there."""
     rows = connection.execute(
-        "select SeriesInstanceUID, value, rule_id, conflict from decision.decision where label = ?",
+        "select split_part(SeriesInstanceUID, ' ', 2), value, rule_id, conflict"
+        " from decision.decision where label = $1 and starts_with(SeriesInstanceUID, $1 || ' ')",
         [name],
     ).fetchall()
     return {uid: (value, rule, conflict) for uid, value, rule, conflict in rows}
@@ -103,15 +107,14 @@ def expected(case: dict[str, str]) -> tuple[Any, ...]:
 
 
 @pytest.fixture(scope="module")
-def decided(
-    rollup_columns: pa.Schema,
-) -> Iterator[dict[tuple[str, str], duckdb.DuckDBPyConnection]]:
-    """(label, mode) -> a connection with its cases decided."""
-    made = {}
-    for name in LABELS:
-        cases = read_cases(name)
-        for mode in sorted({case.get("mode") or "default" for case in cases}):
-            made[name, mode] = decide(cases, mode, rollup_columns)
+def decided(rollup_columns: pa.Schema) -> Iterator[dict[str, duckdb.DuckDBPyConnection]]:
+    """mode -> a connection with the cases of all labels decided."""
+    cases = [
+        case | {"uid": f"{name} {number}"}
+        for name in LABELS
+        for number, case in enumerate(read_cases(name))
+    ]
+    made = {mode: decide(cases, mode, rollup_columns) for mode in label.MODES}
     yield made
     for connection in made.values():
         connection.close()
@@ -119,11 +122,12 @@ def decided(
 
 @pytest.mark.parametrize("name", LABELS)
 def test_every_case_is_decided_as_the_table_says(
-    decided: dict[tuple[str, str], duckdb.DuckDBPyConnection], name: str
+    decided: dict[str, duckdb.DuckDBPyConnection], name: str
 ) -> None:
+    decisions = {mode: read_decisions(decided[mode], name) for mode in decided}
     wrong = []
     for number, case in enumerate(read_cases(name)):
-        found = read_decisions(decided[name, case.get("mode") or "default"], name)
+        found = decisions[case.get("mode") or "default"]
         got = found.get(str(number), (None, None, False))
         if got != expected(case):
             wrong.append((number + 2, case["why"], "expected", expected(case), "got", got))
@@ -132,23 +136,23 @@ def test_every_case_is_decided_as_the_table_says(
 
 @pytest.mark.parametrize("name", LABELS)
 def test_every_rule_decides_a_case_and_is_missed_when_switched_off(
-    decided: dict[tuple[str, str], duckdb.DuckDBPyConnection], name: str
+    decided: dict[str, duckdb.DuckDBPyConnection], name: str
 ) -> None:
     rules = {
         row["rule_id"]: row["modes"].split("|")
         for row in lexicon.read_csv(schema.SQL_DIR / "rules" / f"{name}.csv")
         if row["label"] == name
     }
-    before = {mode: read_decisions(decided[name, mode], name) for n, mode in decided if n == name}
+    before = {mode: read_decisions(decided[mode], name) for mode in decided}
     deciding = {rule for found in before.values() for _, rule, _ in found.values()}
     assert set(rules) <= deciding, "rules that decide no case"
     idle = []
     for rule, modes in rules.items():
         changed = False
         for mode in modes:
-            if (name, mode) not in decided or rule not in {r for _, r, _ in before[mode].values()}:
+            if rule not in {r for _, r, _ in before[mode].values()}:
                 continue
-            connection = decided[name, mode]
+            connection = decided[mode]
             connection.execute("begin")
             connection.execute("delete from rule.rules where rule_id = ?", [rule])
             connection.execute("drop table decision.decision")
@@ -163,9 +167,9 @@ def test_every_rule_decides_a_case_and_is_missed_when_switched_off(
 
 
 def test_shuffled_input_changes_nothing(
-    decided: dict[tuple[str, str], duckdb.DuckDBPyConnection],
+    decided: dict[str, duckdb.DuckDBPyConnection],
 ) -> None:
-    connection = decided["sequence", "default"]
+    connection = decided["default"]
     rows = connection.sql("from stage.series order by md5(SeriesInstanceUID)").to_arrow_table()
     with duckdb.connect() as other:
         other.execute("create schema stage")
@@ -185,21 +189,25 @@ def lexicon_rows() -> list[tuple[str, dict[str, str]]]:
 
 
 def test_every_lexicon_row_meets_its_own_two_examples() -> None:
+    examples = defaultdict(list)
+    for file, row in lexicon_rows():
+        pattern = (r" (?:{})\b" if row["place"] == "token" else "(?:{})").format(row["pattern"])
+        for text, due in ((row["matches"], True), (row["must_not_match"], False)):
+            assert text, (file, row)
+            examples[file, row["lexicon"]].append((text, pattern, due))
     wrong = []
     with duckdb.connect() as connection:
         lexicon.create_macros(connection)
-        for file, row in lexicon_rows():
-            place = r" (?:{})\b" if row["place"] == "token" else "(?:{})"
-            pattern = place.format(row["pattern"])
-            for text, due in ((row["matches"], True), (row["must_not_match"], False)):
-                assert text, (file, row)
-                found = connection.execute(
-                    f"select regexp_matches(normalise_{file}(?), ?), find_{row['lexicon']}("
-                    f"normalise_{file}(?)) is not null",
-                    [text, pattern, text],
-                ).fetchall()[0]
-                if found[0] != due or (due and not found[1]):
-                    wrong.append((file, row["lexicon"], row["pattern"], text, due))
+        for (file, name), rows in examples.items():
+            found = connection.execute(
+                f"select regexp_matches(normalise_{file}(e.text), e.pattern),"
+                f" find_{name}(normalise_{file}(e.text)) is not null"
+                " from (select unnest($1::struct(text text, pattern text)[]) as e)",
+                [[{"text": text, "pattern": pattern} for text, pattern, _ in rows]],
+            ).fetchall()
+            for (matches, finds), (text, pattern, due) in zip(found, rows, strict=True):
+                if matches != due or (due and not finds):
+                    wrong.append((file, name, pattern, text, due))
     assert not wrong
 
 

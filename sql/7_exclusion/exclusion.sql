@@ -160,6 +160,16 @@ fired as (
         or TransferSyntaxUID like '1.2.840.10008.1.2.7.%'
 
     union all
+    -- A file that is harvested anew may be a better one.
+    select i.SeriesInstanceUID, 'EXC-PIXEL', v.reason
+    from image as i
+    inner join stage.volume_trouble as v
+        on
+            i.SeriesInstanceUID = v.SeriesInstanceUID
+            and i.last_harvested_at = v.harvested_at
+            and i.n_frames = v.n_rows
+
+    union all
     select SeriesInstanceUID, 'EXC-NOT-IMAGE', concat_ws(' ', object_kind, Modality)
     from stage.series
     where not coalesce(is_ct_class(SOPClassUID) or is_mr_class(SOPClassUID), false)

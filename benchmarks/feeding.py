@@ -1,0 +1,363 @@
+"""Volumes into training, timed: stored forms, the stream, and a training step that it feeds.
+
+    make benchmark              # or: python benchmarks/feeding.py --part stream --volumes 3000
+
+Volumes/s by the clock, of 48x192x192 uint8, page cache warm, the first 256 left out; CPU is what
+all processes together compute for a volume, which tells more on a machine that others use too. The
+consumer takes batches of 8 from `streaming_split(1)`, as Ray Train's get_dataset_shard does.
+"""
+
+import argparse
+import importlib.util
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+from volumes import Figures, print_table, run_alone
+
+from radnet_lake import schema
+from radnet_lake.cluster import start_ray
+from radnet_lake.harvest import HarvestConfig, harvest
+from radnet_lake.label import LabelConfig, label
+from radnet_lake.lake import connect, create_lake, open_lake
+from radnet_lake.phantom import PhantomConfig, phantom
+from radnet_lake.preprocess import PreprocessConfig, preprocess
+from radnet_lake.resample import ResampleSettings
+from radnet_lake.shard import Voxels, read_volumes, write_shard
+from radnet_lake.stream import StreamConfig, stream_volumes
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+PREPROCESSING = ResampleSettings().version()
+SHAPE = (48, 192, 192)
+BATCH = 8
+SHARD_VOLUMES = 32
+WARM_UP = 256
+FORM_VOLUMES = 128
+COPIES = """
+select s.* replace (
+    concat(SeriesInstanceUID, '.', k) as SeriesInstanceUID,
+    concat(StudyInstanceUID, '.', k) as StudyInstanceUID,
+    concat(FrameOfReferenceUID, '.', k) as FrameOfReferenceUID,
+    concat(PatientID, k) as PatientID
+)
+from stored.series as s semi join volumes using (SeriesInstanceUID), range({copies}) as t(k)
+where excluded_by is null
+order by hash(SeriesInstanceUID, k)
+"""
+
+
+def make_base(folder: Path) -> str:
+    """The lake of a phantom archive, labelled, with its volumes."""
+    lake = str(folder / "base")
+    phantom(PhantomConfig(out=str(folder / "archive"), patients=2, seed=11, size=160))
+    start_ray(2)
+    harvest(HarvestConfig((str(folder / "archive"),), lake, phi="keep"))
+    label(LabelConfig(lake))
+    preprocess(PreprocessConfig(lake))
+    return lake
+
+
+def read_base(base: str) -> dict[str, Voxels]:
+    """Its volumes, by series."""
+    with connect(base) as connection:
+        rows = connection.sql(
+            "select SeriesInstanceUID, shard, position from volumes where shard is not null"
+        ).fetchall()
+    lake = open_lake(base)
+    return {series: read_volumes(lake, shard, [place])[0] for series, shard, place in rows}
+
+
+def copy_lake(base: str, target: str, volumes: int) -> None:
+    """A lake of so many volumes: those of the base over and over, each a series of its own."""
+    held = read_base(base)
+    with connect(base) as connection:
+        series = connection.sql(COPIES.format(copies=-(-volumes // len(held)))).to_arrow_table()
+    series = series.slice(0, volumes)
+    lake = create_lake(target, "keep", "")
+    uids = series["SeriesInstanceUID"].to_pylist()
+    parts, rows = [], []
+    for start in range(0, len(uids), SHARD_VOLUMES):
+        some = uids[start : start + SHARD_VOLUMES]
+        shard = write_shard(
+            lake, PREPROCESSING, [(uid, held[uid.rpartition(".")[0]], {}) for uid in some]
+        )
+        parts.append(shard)
+        rows += [
+            {"SeriesInstanceUID": uid, "preprocessing": PREPROCESSING, "shard": shard.name}
+            | {"position": n}
+            for n, uid in enumerate(some)
+        ]
+    table = pa.Table.from_pylist(rows, schema.TABLES["volumes"])
+    parts += [
+        lake.write_part("series", series, "copies"),
+        lake.write_part("volumes", table, "copies"),
+    ]
+    lake.commit(add=parts, labels=open_lake(base).snapshot.labels)
+
+
+def time_forms(folder: Path, volumes: list[Voxels]) -> Figures:
+    """Each way to store volumes: written once, read whole and in random order by one core."""
+    length = int(np.prod(SHAPE))
+    tensor = pa.fixed_shape_tensor(pa.uint8(), SHAPE)
+
+    def as_tensor(voxels: Voxels) -> pa.Array:
+        values = pa.FixedSizeListArray.from_arrays(pa.array(voxels.reshape(-1)), length)
+        return pa.ExtensionArray.from_storage(tensor, values)
+
+    def write_parquet(make: Callable[[Voxels], pa.Array], codec: str, path: Path) -> None:
+        content = pa.schema([("volume", make(volumes[0]).type)])
+        with pq.ParquetWriter(path, content, compression=codec, use_dictionary=False) as writer:
+            for voxels in volumes:
+                writer.write_table(pa.table([make(voxels)], schema=content), row_group_size=1)
+
+    def write_ipc(codec: str | None, path: Path) -> None:
+        content = pa.schema([("volume", tensor)])
+        options = pa.ipc.IpcWriteOptions(compression=codec)
+        with pa.ipc.new_file(path, content, options=options) as writer:
+            for voxels in volumes:
+                writer.write_batch(pa.record_batch([as_tensor(voxels)], schema=content))
+
+    def write_npy(path: Path) -> None:
+        path.mkdir()
+        for n, voxels in enumerate(volumes):
+            np.save(path / f"{n}.npy", voxels)
+
+    def read_parquet(path: Path, order: list[int]) -> Iterator[Voxels]:
+        file = pq.ParquetFile(path, memory_map=True)
+        for n in order:
+            column = file.read_row_group(n, use_threads=False)["volume"].chunk(0)
+            if column.type == tensor:
+                yield column.storage.flatten().to_numpy().reshape(SHAPE)
+            else:
+                yield np.frombuffer(column.buffers()[2], np.uint8, length).reshape(SHAPE)
+
+    def read_ipc(path: Path, order: list[int]) -> Iterator[Voxels]:
+        file = pa.ipc.open_file(pa.memory_map(str(path)))
+        for n in order:
+            yield file.get_batch(n).column(0).storage.flatten().to_numpy().reshape(SHAPE)
+
+    def read_npy(path: Path, order: list[int]) -> Iterator[Voxels]:
+        return (np.load(path / f"{n}.npy") for n in order)
+
+    def as_binary(voxels: Voxels) -> pa.Array:
+        return pa.array([voxels.tobytes()], pa.large_binary())
+
+    forms: dict[str, tuple[Callable[[Path], None], Callable[..., Iterator[Voxels]]]] = {
+        "Arrow IPC, a batch each": (partial(write_ipc, None), read_ipc),
+        "Arrow IPC, lz4 (ours)": (partial(write_ipc, "lz4"), read_ipc),
+        "Arrow IPC, zstd": (partial(write_ipc, "zstd"), read_ipc),
+        ".npy each": (write_npy, read_npy),
+        "Parquet of binary, zstd": (partial(write_parquet, as_binary, "zstd"), read_parquet),
+        "Parquet of tensors, zstd": (partial(write_parquet, as_tensor, "zstd"), read_parquet),
+    }
+    found: Figures = {}
+    in_order = list(range(len(volumes)))
+    for name, (write, read) in forms.items():
+        path = folder / "form"
+        write(path)
+        files = list(path.iterdir()) if path.is_dir() else [path]
+        found[f"stored as {name}"] = {
+            "MB a volume": sum(f.stat().st_size for f in files) / len(volumes) / 1e6,
+            "read in order, volumes/s": time_reads(partial(read, path), in_order),
+            "read in random order, volumes/s": time_reads(
+                partial(read, path), random.Random(0).sample(in_order, len(in_order))
+            ),
+        }
+        for file in files:
+            file.unlink()
+        if path.is_dir():
+            path.rmdir()
+    return found
+
+
+def time_reads(read: Callable[[list[int]], Iterator[Voxels]], order: list[int]) -> float:
+    """Of a core's time, the better of two; into arrays of 16."""
+    seconds = []
+    for _ in range(2):
+        started = time.process_time()
+        for start in range(0, len(order), 16):
+            np.stack(list(read(order[start : start + 16])))
+        seconds.append(time.process_time() - started)
+    return len(order) / min(seconds)
+
+
+def sum_cpu_ms(driver: int) -> float:
+    """Of a process and all that it started, as Ray's are."""
+    own = psutil.Process(driver)
+    times = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return 1e3 * sum(t.user + t.system for t in times)
+
+
+def consume(shard: Any, driver: int) -> dict[str, float]:
+    """Take all batches and do nothing with them, as a Ray Train worker would take them."""
+    own = psutil.Process()
+    private = shared = volumes = 0
+    before = psutil.virtual_memory().shared
+    for batch in shard.iter_torch_batches(batch_size=BATCH, prefetch_batches=2):
+        volumes += len(batch["volume"])
+        if volumes == WARM_UP:
+            started, used = time.perf_counter(), sum_cpu_ms(driver)
+        if volumes % WARM_UP == 0:
+            private = max(private, own.memory_full_info().uss)
+            shared = max(shared, psutil.virtual_memory().shared - before)
+    timed = volumes - WARM_UP
+    return {
+        "volumes/s (target >= 400 from shards)": timed / (time.perf_counter() - started),
+        "CPU ms a volume (400/s on 2 cores: 5)": (sum_cpu_ms(driver) - used) / timed,
+        "memory of the consumer, MB": private / 1e6,
+        "object store in use, MB": shared / 1e6,
+    }
+
+
+def feed(lake: str, source: str, epochs: int) -> dict[str, float]:
+    """A stream into a consumer, on a Ray of two CPUs."""
+    start_ray(2)
+    config = StreamConfig(lake, split="", source=source, epochs=epochs, uids=False)
+    (shard,) = stream_volumes(config).streaming_split(1, equal=True)
+    import feeding  # by a name that Ray's workers can import
+
+    task = ray.remote(num_cpus=0)(feeding.consume)
+    return ray.get(task.remote(shard, os.getpid()))
+
+
+def make_small(torch: Any) -> tuple[Any, int]:
+    nn = torch.nn
+    net = nn.Sequential(
+        nn.Conv3d(1, 16, 5, stride=4), nn.ReLU(), nn.Conv3d(16, 32, 3, stride=2), nn.ReLU(),
+        nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(32, 5),
+    )  # fmt: skip
+    return net, BATCH
+
+
+def make_monai(torch: Any) -> tuple[Any, int]:
+    from monai.networks.nets import resnet50
+
+    return resnet50(n_input_channels=1, num_classes=5, conv1_t_stride=2), 2
+
+
+def train(shard: Any, make: Callable[[Any], tuple[Any, int]], steps: int) -> dict[str, float]:
+    """The same steps on batches that were made before, on streamed ones, on the former again."""
+    import torch
+
+    torch.set_num_threads(1)
+    net, batch_size = make(torch)
+    optimiser = torch.optim.SGD(net.parameters(), lr=1e-4)
+    made = {
+        "volume": torch.randint(0, 256, (batch_size, *SHAPE), dtype=torch.uint8),
+        "sequence": torch.zeros(batch_size, dtype=torch.int64),
+    }
+
+    def time_steps(batches: Iterator[Any], count: int) -> list[float]:
+        seconds = []
+        for _ in range(count):
+            started = time.perf_counter()
+            batch = next(batches)
+            outputs = net(batch["volume"].unsqueeze(1).float() / 255)
+            known = batch["sequence"].clamp(min=0)
+            loss = torch.nn.functional.cross_entropy(outputs, known)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            seconds.append(time.perf_counter() - started)
+        return seconds
+
+    time_steps(iter([made, made]), 2)
+    alone = time_steps(iter([made] * steps), steps)
+    streamed = iter(shard.iter_torch_batches(batch_size=batch_size, prefetch_batches=2))
+    time_steps(streamed, 2)
+    fed = time_steps(streamed, 2 * steps)
+    del streamed
+    alone += time_steps(iter([made] * steps), steps)
+    return {
+        "step on ready tensors, s": statistics.median(alone),
+        "step on the stream, s": statistics.median(fed),
+        "ratio (target <= 1.05)": statistics.median(fed) / statistics.median(alone),
+    }
+
+
+def feed_training(lake: str, network: str, steps: int) -> Any:
+    start_ray(2)
+    config = StreamConfig(lake, split="", epochs=10, uids=False)
+    (shard,) = stream_volumes(config).streaming_split(1, equal=True)
+    import feeding
+
+    task = ray.remote(num_cpus=1)(feeding.train)
+    return ray.get(task.remote(shard, getattr(feeding, network), steps))
+
+
+def run_forms(folder: Path, base: str, volumes: int) -> Figures:
+    held = list(read_base(base).values())
+    return time_forms(folder, [held[n % len(held)] for n in range(FORM_VOLUMES)])
+
+
+def run_stream(folder: Path, base: str, volumes: int) -> Figures:
+    lake = str(folder / "local")
+    copy_lake(base, lake, volumes)
+    epochs = -(-2 * WARM_UP // len(read_base(base)))
+    return {
+        "shards on local disk": run_alone(feed, lake, "tensors", 2),
+        "straight from the lake (small phantom series)": run_alone(feed, base, "lake", epochs),
+    }
+
+
+def run_s3(folder: Path, base: str, volumes: int) -> Figures:
+    from conftest import S3Server
+
+    server = S3Server(folder / "seaweedfs")
+    server.start()
+    os.environ.update(server.env)
+    try:
+        lake = f"s3://{server.bucket()}/lake"
+        copy_lake(base, lake, volumes // 3)
+        return {
+            "shards on S3 (the server takes its share of the cores)": run_alone(
+                feed, lake, "tensors", 3
+            )
+        }
+    finally:
+        server.stop()
+
+
+def run_training(folder: Path, base: str, volumes: int) -> Figures:
+    found = {"training step, a small 3D network": run_alone(feed_training, base, "make_small", 20)}
+    if importlib.util.find_spec("monai"):
+        found["training step, MONAI's ResNet-50"] = run_alone(feed_training, base, "make_monai", 3)
+    else:
+        print("MONAI is not installed: its ResNet-50 is left out")
+    return found
+
+
+PARTS: dict[str, Callable[[Path, str, int], Figures]] = {
+    "forms": run_forms,
+    "stream": run_stream,
+    "s3": run_s3,
+    "training": run_training,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Time what feeds training.")
+    parser.add_argument("--part", choices=PARTS, action="append", help="default: all")
+    parser.add_argument("--volumes", type=int, default=2400, help="of the lake; a third on S3")
+    parser.add_argument("--folder", help="where to make the files; they are deleted again")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        base = run_alone(make_base, Path(name))
+        for part in arguments.part or PARTS:
+            print_table(PARTS[part](Path(name), base, arguments.volumes))
+
+
+if __name__ == "__main__":
+    main()
