@@ -23,7 +23,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/sqlfluff lint sql
+	PYTHONWARNINGS=ignore $(BIN)/sqlfluff lint --processes 0 sql
 
 format: setup
 	$(BIN)/ruff check --fix .

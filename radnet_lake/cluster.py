@@ -8,7 +8,7 @@ from typing import Any
 import ray
 from ray.data import DataContext
 
-from radnet_lake.errors import SettingError
+from radnet_lake.errors import SettingError, StoreError
 
 WORKERS_PER_CPU = 3
 """Idle worker processes that a local Ray keeps; a new one takes a second to start."""
@@ -18,7 +18,7 @@ def start_ray(cpus: int | None = None) -> None:
     """Use the cluster that RAY_ADDRESS names, as in a submitted job, or start a local one.
 
     cpus: of a local one; default all. Raises SettingError where RAY_ADDRESS names a cluster that
-    does not answer.
+    does not answer, StoreError where a local one does not start.
     """
     # Ray Data prints whole tracebacks of errors that it raises again anyway.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
@@ -46,6 +46,12 @@ def start_ray(cpus: int | None = None) -> None:
     except ConnectionError as error:
         remedy = "start the cluster, or unset RAY_ADDRESS to use this machine alone"
         raise SettingError(f"no Ray cluster answers: {error}", "RAY_ADDRESS", remedy) from None
+    except Exception as error:
+        # Ray raises bare Exceptions where a node of its own does not come up in time.
+        if type(error) is not Exception:
+            raise
+        remedy = "free memory or wait until the machine is less busy, then run the same command"
+        raise StoreError(f"a local Ray did not start: {error}", "Ray", remedy) from None
 
 
 def count_attempts() -> Any:

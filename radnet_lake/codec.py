@@ -28,6 +28,8 @@ CODESTREAM = b"\xff\x4f\xff\x51"
 JPEG_START = b"\xff\xd8\xff"
 END_MARKER = b"\xff\xd9"
 """EOI and EOC: bit stuffing keeps it out of the coded data of all three families."""
+MORE_CODE = bytes(range(128))
+"""Coded data without a marker; it begins with 0, which makes data of an FF before it."""
 MAX_JP2_HEAD_BYTES = 64 << 10
 """Boxes before the codestream, where a frame was stored as a JP2 file, which DICOM forbids."""
 MAX_JPEG_SEGMENTS = 1000
@@ -115,7 +117,20 @@ def _decode_image(data: bytes, frame: Frame) -> Stored:
         raise VolumeError("undecodable", type(error).__name__) from None
     if values.shape != (frame.Rows, frame.Columns) or values.dtype.itemsize not in _UNSIGNED:
         raise VolumeError("size_mismatch", "the decoder gives another size than its stream")
+    if decode is imagecodecs.jpeg_decode and not _is_whole(data, values, size.bits):
+        raise VolumeError("truncated_pixels", "the compressed image ends before its last pixel")
     return settle_bits(values, frame, size.bits)
+
+
+def _is_whole(data: bytes, values: Stored, bits: int) -> bool:
+    """Whether a JPEG reaches its last pixel: libjpeg fills what is missing with middle grey.
+
+    More code before the end marker changes nothing but in an image that still waits for some.
+    """
+    if values[-1, -1] != 1 << bits - 1:
+        return True
+    end = data.rfind(END_MARKER)
+    return np.array_equal(values, imagecodecs.jpeg_decode(data[:end] + MORE_CODE + data[end:]))
 
 
 def _open_stream(data: bytes) -> tuple[bytes, _Size, Callable[[bytes], Stored]]:

@@ -107,7 +107,8 @@ def show(config: ShowConfig) -> Iterator[str]:
         return
     frames = next((frames for _, frames in stream_frames(lake, [config.series])), None)
     if not frames:
-        remedy = "list them with: radnet-lake query 'select SeriesInstanceUID from series'"
+        sql = "select distinct SeriesInstanceUID from instances"
+        remedy = f"list them with: radnet-lake query '{sql}'"
         raise SettingError("no such series in the lake", config.series, remedy)
     try:
         if config.output.lower().endswith(".png"):

@@ -221,8 +221,15 @@ def _check_photometric(stack: Sequence[Frame]) -> bool:
 
 
 def _read_slices(stack: Sequence[Frame], wanted: Sequence[int]) -> Iterator[tuple[int, _Slice]]:
-    for frame in stack:
+    unread = set(range(len(stack))).difference(wanted)
+    for k, frame in enumerate(stack):
         _read_rescale(frame)
+        if k not in unread:
+            continue
+        # A slice without weight: what the lake knows of it counts all the same.
+        check_declared(frame)
+        if "truncated" in (frame.flags or ()):
+            raise VolumeError("truncated_pixels", "a file ended early when it was harvested")
     for k, stored in pixels.read_stored(stack, wanted):
         yield k, _rescale(stored, stack[k])
 

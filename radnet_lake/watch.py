@@ -129,7 +129,8 @@ def print_preprocess(report: "PreprocessReport") -> None:
     for reason, count in r.reasons.most_common():
         print(f"failed    {count:>8}  {reason}: {schema.VOLUME_REASONS[reason]}")
     if r.passing:
-        print(f"passing   {r.passing} of these are tried again by the next run")
+        print(f"passing   {r.passing} of these are tried again next time; where files changed or")
+        print("          are gone for good, harvest again, with --prune")
     if r.known_failed:
         print(f"known     {r.known_failed} of these failed before; --retry tries them again")
     if r.failed > r.passing:

@@ -3,6 +3,7 @@
 Several pytest-xdist workers share a machine; each has a server and a Ray of its own.
 """
 
+import fcntl
 import itertools
 import json
 import os
@@ -212,12 +213,20 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 
 @pytest.fixture(scope="session")
-def ray_local(s3: S3Server) -> Iterator[None]:
-    """A local Ray of two CPUs, started after the S3 server: its workers inherit AWS_*, and KEY."""
-    with pytest.MonkeyPatch.context() as patch:
+def ray_local(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a local Ray of two CPUs.
+
+    Started after the S3 server: its workers inherit AWS_*, and KEY.
+    """
+    with (
+        (tmp_path_factory.getbasetemp().parent / "ray.lock").open("w") as lock,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        # One after the other: Ray's node dies if its agent takes longer than 15 s (ray#65983).
+        fcntl.flock(lock, fcntl.LOCK_EX)
         patch.setenv("RADNET_LAKE_KEY", KEY)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
+    yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 
 

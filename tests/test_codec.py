@@ -274,6 +274,23 @@ def test_cut_stream_gives_no_picture_with_blanks(name: str) -> None:
         assert reason_of(data[:length], frame(syntax, 12)) in ("truncated_pixels", "undecodable")
 
 
+@pytest.mark.parametrize(
+    ("bits", "lossless"), [(8, False), (12, False), (8, True), (12, True), (16, True)]
+)
+def test_jpeg_cut_before_its_end_marker_gives_no_grey(bits: int, lossless: bool) -> None:
+    syntax = LOSSLESS_1 if lossless else JPEG_8 if bits == 8 else JPEG_12
+    options = {"lossless": True} if lossless else {"level": 95}
+    values = draw(0, (1 << bits) - 1, "u1" if bits == 8 else "u2")
+    data = bytes(imagecodecs.jpeg_encode(values, bitspersample=bits, **options))
+    start = data.index(b"\xff\xda") + 30
+    for length in range(start, len(data) * 3 // 4):
+        assert reason_of(data[:length] + b"\xff\xd9", frame(syntax, bits)) == "truncated_pixels"
+    # Middle grey at the end of a whole image is what it is.
+    values[-16:] = 1 << bits - 1
+    data = bytes(imagecodecs.jpeg_encode(values, bitspersample=bits, **options))
+    assert decode_frame(data, frame(syntax, bits))[-1, -1] == values[-1, -1]
+
+
 def test_colour_and_unknown_syntaxes_are_named() -> None:
     rgb = np.zeros((ROWS, COLUMNS, 3), np.uint8)
     assert reason_of(imagecodecs.jpeg_encode(rgb), frame(JPEG_8, 8)) == "colour"

@@ -16,6 +16,7 @@ import radnet_lake
 
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
+AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
 FACTS = (
     "select * exclude (uri, archive_uri, harvested_at, run_id, modified), parse_filename(uri) as f"
     " from instances order by SOPInstanceUID"
@@ -25,7 +26,7 @@ FACTS = (
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A head with the dashboard; yields the environment of a client."""
-    gcs, dashboard, agent = find_free_ports(3)
+    gcs, dashboard, *agents = find_free_ports(6)
     folder = tmp_path_factory.mktemp("ray")
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RADNET_"))},
@@ -37,7 +38,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     }
     start = ["ray", "start", "--head", f"--port={gcs}", "--num-cpus=2", "--block"]
     start += ["--include-dashboard=true", "--dashboard-host=127.0.0.1"]
-    start += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"]
+    start += [f"--dashboard-port={dashboard}"]
+    # Of ports that it must ask for, the node waits 15 s at most and then dies (ray#65983).
+    start += [f"--{name}-port={port}" for name, port in zip(AGENTS, agents, strict=True)]
     with (folder / "head.log").open("wb") as log:
         head = subprocess.Popen(
             start, env=environment, stdout=log, stderr=log, cwd=folder, start_new_session=True

@@ -18,23 +18,25 @@ from radnet_lake.errors import StoreError
 COMMAND = str(Path(sys.executable).parent / "radnet-lake")
 
 
-def start_harvest(source: Path | str, lake: Path | str) -> subprocess.Popen[bytes]:
+def start_harvest(source: Path, lake: Path) -> subprocess.Popen[bytes]:
     command = [COMMAND, "harvest", str(source), "--lake", str(lake), "--phi", "keep"]
     command += ["--chunk-files", "20", "--commit-seconds", "0"]
-    return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    with Path(f"{lake}.log").open("wb") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
 
-def await_commits(lake: Path, count: int) -> None:
-    deadline = time.monotonic() + 200
+def await_commits(lake: Path, count: int, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait until a lake has `count` commits; fail where the process that makes them has ended."""
+    deadline, ended = time.monotonic() + 200, None
     while len(list(lake.glob("_lake/log/*.json"))) < count:
+        assert ended is None, Path(f"{lake}.log").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.01)
+        ended = process.poll() if process else None
 
 
 def test_killed_harvest_leaves_readable_lake_and_next_run_finishes_it(
-    tmp_path: Path, ray_local: None
+    tmp_path: Path, ray_local: str
 ) -> None:
     for series in range(30):
         write_series(tmp_path / "in", series, 20)
@@ -42,7 +44,7 @@ def test_killed_harvest_leaves_readable_lake_and_next_run_finishes_it(
     seen = []
     for commits in (3, 8):
         process = start_harvest(source, lake)
-        await_commits(lake, commits)
+        await_commits(lake, commits, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         (counts,) = ask(lake, "select count(*), count(distinct uri) from instances")
@@ -62,7 +64,7 @@ def test_killed_worker_costs_nothing(tmp_path: Path) -> None:
         write_series(tmp_path / "in", series, 20)
     lake = tmp_path / "lake"
     process = start_harvest(tmp_path / "in", lake)
-    await_commits(lake, 3)
+    await_commits(lake, 3, process)
     # Killed while it reads; the agents beside it are Ray's own and end the node with them.
     killed = 0
     while killed < 2 and process.poll() is None:
@@ -81,7 +83,7 @@ def test_killed_worker_costs_nothing(tmp_path: Path) -> None:
 
 
 def test_store_that_dies_gives_a_clear_error_and_a_resumed_run_completes(
-    tmp_path: Path, s3: S3Server, ray_local: None, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, s3: S3Server, ray_local: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     bucket, lake = s3.bucket(), tmp_path / "lake"
     write_series(tmp_path / "in", 1, 30)

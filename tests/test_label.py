@@ -33,7 +33,7 @@ PAPER = ("CT", "T1-SE", "T2-SE", "T1-FLAIR", "T2-FLAIR", "STIR")
 
 
 @pytest.fixture(scope="module")
-def truth(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> list[dict[str, str]]:
+def truth(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> list[dict[str, str]]:
     """The truth of a phantom archive; its lake, labelled, is in `lake`."""
     folder = tmp_path_factory.mktemp("label")
     phantom(PhantomConfig(out=str(folder / "archive"), patients=4, seed=11, size=48))
@@ -216,7 +216,7 @@ def run(*words: str, lake: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_an_empty_lake_and_one_of_rejects_only_are_labelled_to_nothing(
-    tmp_path: Path, ray_local: None
+    tmp_path: Path, ray_local: str
 ) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "junk").mkdir()
@@ -243,7 +243,7 @@ HOSTILE = (
 
 
 def test_hostile_descriptions_are_labelled_and_shown_without_harm(
-    tmp_path: Path, ray_local: None
+    tmp_path: Path, ray_local: str
 ) -> None:
     for number, text in enumerate(HOSTILE):
         write_series(tmp_path / "in", number, 3, SeriesDescription=text[:64])
@@ -260,7 +260,7 @@ def test_hostile_descriptions_are_labelled_and_shown_without_harm(
 
 
 def test_questions_before_labelling_name_the_remedy(
-    tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, ray_local: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_series(tmp_path / "in", 1, 3)
     lake = tmp_path / "lake"
@@ -279,7 +279,7 @@ def test_wrong_sql_in_the_house_names_its_file() -> None:
 
 
 def test_a_stray_screen_save_does_not_change_what_a_series_is(
-    tmp_path: Path, ray_local: None
+    tmp_path: Path, ray_local: str
 ) -> None:
     write_series(tmp_path / "in", 1, 20, Rows=128)
     source = pydicom.dcmread(tmp_path / "in" / "s0001" / "0000.dcm")
@@ -297,7 +297,7 @@ def test_a_stray_screen_save_does_not_change_what_a_series_is(
 
 
 def test_labels_that_other_rules_stored_leave_the_headers_readable(
-    tmp_path: Path, ray_local: None
+    tmp_path: Path, ray_local: str
 ) -> None:
     write_series(tmp_path / "in", 1, 3)
     lake = str(tmp_path / "lake")
@@ -316,7 +316,7 @@ def test_labels_that_other_rules_stored_leave_the_headers_readable(
 
 
 def test_a_lake_on_s3_is_labelled_and_explained(
-    s3: S3Server, ray_local: None, tmp_path: Path
+    s3: S3Server, ray_local: str, tmp_path: Path
 ) -> None:
     for number in range(3):
         write_series(tmp_path / "in", number, 18, SeriesDescription="Thorax 5.0 B31f")

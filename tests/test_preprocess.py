@@ -82,7 +82,7 @@ def replace_in(path: Path, old: bytes, new: bytes) -> None:
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
+def lake(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> str:
     """A labelled lake of phantoms, with its volumes."""
     folder = tmp_path_factory.mktemp("preprocess")
     phantom(PhantomConfig(out=str(folder / "archive"), patients=1, seed=11, size=32))
@@ -92,7 +92,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Path:
+def plain(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> Path:
     """A folder with `in`, seven CT series and one that has no UID, and its labelled `lake`."""
     folder = tmp_path_factory.mktemp("plain")
     write_archive(folder / "in", 8)

@@ -23,7 +23,7 @@ COMMAND = str(Path(sys.executable).parent / "radnet-lake")
 
 
 @pytest.fixture(scope="module")
-def lake(ray_local: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def lake(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("query")
     for series in range(3):
         write_series(folder / "in", series, 4)

@@ -35,7 +35,7 @@ STANDARD = {
 
 
 @pytest.fixture(scope="module")
-def lake(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> str:
+def lake(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> str:
     """A labelled lake of a phantom; beside it `bare`, the same before labelling."""
     folder = tmp_path_factory.mktemp("show")
     phantom(PhantomConfig(out=str(folder / "archive"), patients=1, seed=3, size=48))

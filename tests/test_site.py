@@ -393,7 +393,7 @@ def test_what_lacks_most_labels_is_listed_first() -> None:
 
 
 def test_a_lake_labelled_with_what_people_said(
-    tmp_path: Path, ray_local: None, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, ray_local: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from radnet_lake.explain import ExplainConfig, explain
     from radnet_lake.label import LabelConfig, label

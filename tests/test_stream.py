@@ -12,9 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pytest
+from conftest import S3Server
 
 import radnet_lake
 from radnet_lake import schema
+from radnet_lake.errors import LakeError, SettingError
 from radnet_lake.harvest import HarvestConfig, harvest
 from radnet_lake.label import LabelConfig, label
 from radnet_lake.lake import Lake, create_lake, open_lake
@@ -32,8 +34,10 @@ from radnet_lake.stream import (
 from radnet_lake.volume import prepare_frames
 
 SETTINGS = ResampleSettings(slices=6, rows=24, columns=20)
-NOISE = ResampleSettings(slices=5, rows=40, columns=50)
+NOISE = ResampleSettings(slices=5, rows=20, columns=20)
 """Volumes of these are noise, which no compression makes smaller."""
+WRONG = {"sequence": "STIR", "view": "oblique", "coverage": ["knee"]}
+"""Labels in the shards; those of the lake count."""
 Rows = list[dict[str, Any]]
 
 
@@ -43,12 +47,11 @@ class Stored(NamedTuple):
 
 
 def store(lake: Lake, settings: ResampleSettings, volumes: dict[str, Voxels], size: int) -> None:
-    """Shards of so many volumes, with labels that are wrong, and the rows that name them."""
+    """Shards of so many volumes, and the rows that name them."""
     parts, rows = [], []
     for n in range(0, len(volumes), size):
         some = list(volumes.items())[n : n + size]
-        wrong = {"sequence": "STIR", "view": "oblique", "contrast": None}
-        part = write_shard(lake, settings.version(), [(*one, wrong) for one in some])
+        part = write_shard(lake, settings.version(), [(*one, WRONG) for one in some])
         parts.append(part)
         rows += [
             {"SeriesInstanceUID": uid, "preprocessing": settings.version()}
@@ -66,7 +69,7 @@ def list_series(lake: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory, ray_local: None) -> Stored:
+def stored(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> Stored:
     """A labelled phantom lake; all volumes but one series' are in shards of five."""
     folder = tmp_path_factory.mktemp("stream")
     phantom(PhantomConfig(out=str(folder / "archive"), patients=1, seed=11, size=48))
@@ -170,21 +173,71 @@ def test_labels_are_those_of_the_lake_now_as_the_classes_number_them(stored: Sto
         assert row["spacing"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_cannot_be_told_is_minus_one_or_nan(stored: Stored, tmp_path: Path) -> None:
+def copy_labels(stored: Stored, uri: str, changes: str) -> Lake:
+    """A lake of the same series, some columns of them changed, without files."""
     with radnet_lake.connect(stored.lake) as connection:
-        series = connection.sql(
-            "select * replace (null::boolean as contrast, null::varchar[] as coverage,"
-            " null::varchar as sequence, null::double as slice_spacing_mm) from stored.series"
-        ).to_arrow_table()
-    lake = create_lake(str(tmp_path / "lake"), "keep", "")
+        series = connection.sql(f"select * {changes} from stored.series").to_arrow_table()
+    lake = create_lake(uri, "keep", "")
     labels = open_lake(stored.lake).snapshot.labels
-    lake.commit(add=[lake.write_part("series", series, "changed")], labels=labels)
-    store(lake, SETTINGS, dict(list(stored.volumes.items())[:2]), 2)
+    lake.commit(add=[lake.write_part("series", series, "copied")], labels=labels)
+    return lake
+
+
+def test_what_cannot_be_told_is_minus_one_or_nan(stored: Stored, tmp_path: Path) -> None:
+    changes = (
+        "replace (null::boolean as contrast, null::varchar[] as coverage,"
+        " null::varchar as sequence, null::double as slice_spacing_mm)"
+    )
+    lake = copy_labels(stored, str(tmp_path / "lake"), changes)
+    store(lake, SETTINGS, stored.volumes, 9)
     for row in stream(Stored(lake.uri, {})):
         assert (row["sequence"], row["contrast"]) == (-1, -1)
         assert row["view"] >= 0
         assert np.isnan(row["coverage"]).all()
         assert np.isnan(row["spacing"])
+
+
+def test_shards_stream_from_s3(stored: Stored, s3: S3Server) -> None:
+    lake = copy_labels(stored, f"s3://{s3.bucket()}/lake", "")
+    store(lake, SETTINGS, stored.volumes, 4)
+    rows = stream(Stored(lake.uri, {}))
+    assert sorted(row["SeriesInstanceUID"] for row in rows) == sorted(stored.volumes)
+    for row in rows:
+        np.testing.assert_array_equal(row["volume"], stored.volumes[row["SeriesInstanceUID"]])
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"where": "sequence ="}, "where: .*describe training_set"),
+        ({"where": "no_such_column = 1"}, "where: .*no_such_column"),
+        ({"where": "Modality = 'US'"}, "holds no such series; check split and where"),
+        ({"settings": ResampleSettings(slices=7)}, "none of .* run: radnet-lake preprocess"),
+        ({"split": "trian"}, "split: 'trian' is unknown; use train, validation"),
+        ({"source": "disk"}, "source: 'disk' is unknown; use tensors or lake"),
+        ({"epochs": 0}, "epochs: must be at least 1"),
+    ],
+)
+def test_what_leaves_nothing_to_stream_is_told_with_the_remedy(
+    stored: Stored, settings: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SettingError, match=rf"(?s){told}"):
+        index_series(configure(stored, **settings))
+
+
+def test_a_lake_without_labels_is_told_with_the_remedy(tmp_path: Path) -> None:
+    lake = create_lake(str(tmp_path / "lake"), "keep", "")
+    with pytest.raises(SettingError, match="radnet-lake label"):
+        index_series(StreamConfig(lake.uri))
+
+
+def test_a_missing_shard_ends_the_stream_and_is_named(stored: Stored, tmp_path: Path) -> None:
+    lake = copy_labels(stored, str(tmp_path / "lake"), "")
+    store(lake, SETTINGS, stored.volumes, 20)
+    (part,) = lake.snapshot.of("tensors")
+    lake.folder.delete([part.name])
+    with pytest.raises(LakeError, match=rf"{part.name}: the shard is missing; make its volumes"):
+        stream(Stored(lake.uri, {}))
 
 
 def test_training_workers_share_an_epoch_without_overlap(stored: Stored) -> None:
@@ -221,11 +274,11 @@ def test_the_lake_itself_gives_the_volumes_of_the_shards_and_leaves_bad_series_o
 def test_little_is_loaded_ahead_of_a_slow_consumer(stored: Stored) -> None:
     """What the shard holds is changed while the consumer pauses: old volumes came before that."""
     lake = open_lake(stored.lake)
-    noise = np.random.default_rng(0).integers(0, 128, (5, 40, 50), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 128, (5, 20, 20), np.uint8)
     uids = sorted(stored.volumes)
     store(lake, NOISE, dict.fromkeys(uids, noise), len(uids))
     (old,) = (p for p in lake.snapshot.of("tensors") if NOISE.version() in p.name)
-    new = write_shard(lake, NOISE.version(), [(uid, noise + 128, {}) for uid in uids])
+    new = write_shard(lake, NOISE.version(), [(uid, noise + 128, WRONG) for uid in uids])
     assert new.size_bytes == old.size_bytes
     epochs = 4 * BLOCKS_AHEAD_PER_CPU
     dataset = stream_volumes(configure(stored, settings=NOISE, epochs=epochs))
@@ -235,7 +288,6 @@ def test_little_is_loaded_ahead_of_a_slow_consumer(stored: Stored) -> None:
     Path(lake.uri, new.name).replace(Path(lake.uri, old.name))
     rows = read_rows(batches)
     ahead = sum(row["volume"].max() < 128 for row in rows)
-    print("AHEAD", ahead, len(uids), len(rows))
     # One block an epoch, two CPUs; and what the tasks and the iterator have in hand.
     assert 0 < ahead <= (2 * BLOCKS_AHEAD_PER_CPU + 8) * len(uids)
     assert rows[-1]["volume"].max() >= 128

@@ -15,7 +15,7 @@ from test_stack import placed, to_frames
 from radnet_lake import volume
 from radnet_lake.errors import VolumeError
 from radnet_lake.frame import Frame
-from radnet_lake.resample import ResampleSettings
+from radnet_lake.resample import Resampler, ResampleSettings
 from radnet_lake.volume import (
     Prepared,
     Volume,
@@ -204,6 +204,20 @@ def test_one_bad_frame_gives_the_series_its_reason(
             read(frames)
         assert caught.value.reason == reason
         assert "nowhere" not in str(caught.value)
+
+
+def test_a_slice_without_weight_that_is_known_to_be_cut_gives_the_series_its_reason(
+    tmp_path: Path,
+) -> None:
+    frames = write_frames(tmp_path, draw((30, 12, 10)))
+    assert len(Resampler((30, 12, 10), SMALL).needed) < 30
+    for k in range(30):
+        spoiled = [f._replace(flags=["truncated"]) if f.InstanceNumber == k else f for f in frames]
+        if k in Resampler((30, 12, 10), SMALL).needed:
+            prepare_frames(spoiled, SMALL)  # read, and whole after all
+            continue
+        with pytest.raises(VolumeError, match="truncated_pixels"):
+            prepare_frames(spoiled, SMALL)
 
 
 def test_declared_sizes_are_checked_before_anything_is_allocated() -> None:
