@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import cycle
+from operator import truediv
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
+from preprocess import read_bucket
 from volumes import Figures, print_table, run_alone
 
 from radnet_lake import schema
@@ -46,6 +48,7 @@ BATCH = 8
 SHARD_VOLUMES = 32
 WARM_UP = 256
 FORM_VOLUMES = 128
+TRAINING_ROUNDS = 7
 COPIES = """
 select s.* replace (
     concat(SeriesInstanceUID, '.', k) as SeriesInstanceUID,
@@ -108,79 +111,55 @@ def copy_lake(base: str, target: str, volumes: int) -> None:
     lake.commit(add=parts, labels=open_lake(base).snapshot.labels)
 
 
-def time_forms(folder: Path, volumes: list[Voxels]) -> Figures:
-    """Each way to store volumes: written once, read whole and in random order by one core."""
-    length = int(np.prod(SHAPE))
-    tensor = pa.fixed_shape_tensor(pa.uint8(), SHAPE)
+def as_tensor(voxels: Voxels) -> pa.Array:
+    values = pa.FixedSizeListArray.from_arrays(pa.array(voxels.reshape(-1)), voxels.size)
+    return pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), SHAPE), values)
 
-    def as_tensor(voxels: Voxels) -> pa.Array:
-        values = pa.FixedSizeListArray.from_arrays(pa.array(voxels.reshape(-1)), length)
-        return pa.ExtensionArray.from_storage(tensor, values)
 
-    def write_parquet(make: Callable[[Voxels], pa.Array], codec: str, path: Path) -> None:
-        content = pa.schema([("volume", make(volumes[0]).type)])
-        with pq.ParquetWriter(path, content, compression=codec, use_dictionary=False) as writer:
-            for voxels in volumes:
-                writer.write_table(pa.table([make(voxels)], schema=content), row_group_size=1)
+def as_binary(voxels: Voxels) -> pa.Array:
+    return pa.array([voxels.tobytes()], pa.large_binary())
 
-    def write_ipc(codec: str | None, path: Path) -> None:
-        content = pa.schema([("volume", tensor)])
-        options = pa.ipc.IpcWriteOptions(compression=codec)
-        with pa.ipc.new_file(path, content, options=options) as writer:
-            for voxels in volumes:
-                writer.write_batch(pa.record_batch([as_tensor(voxels)], schema=content))
 
-    def write_npy(path: Path) -> None:
-        path.mkdir()
-        for n, voxels in enumerate(volumes):
-            np.save(path / f"{n}.npy", voxels)
+def write_ipc(codec: str | None, volumes: list[Voxels], path: Path) -> None:
+    content = pa.schema([("volume", as_tensor(volumes[0]).type)])
+    options = pa.ipc.IpcWriteOptions(compression=codec)
+    with pa.ipc.new_file(path, content, options=options) as writer:
+        for voxels in volumes:
+            writer.write_batch(pa.record_batch([as_tensor(voxels)], schema=content))
 
-    def read_parquet(path: Path, order: list[int]) -> Iterator[Voxels]:
-        file = pq.ParquetFile(path, memory_map=True)
-        for n in order:
-            column = file.read_row_group(n, use_threads=False)["volume"].chunk(0)
-            if column.type == tensor:
-                yield column.storage.flatten().to_numpy().reshape(SHAPE)
-            else:
-                yield np.frombuffer(column.buffers()[2], np.uint8, length).reshape(SHAPE)
 
-    def read_ipc(path: Path, order: list[int]) -> Iterator[Voxels]:
-        file = pa.ipc.open_file(pa.memory_map(str(path)))
-        for n in order:
-            yield file.get_batch(n).column(0).storage.flatten().to_numpy().reshape(SHAPE)
+def read_ipc(path: Path, order: list[int]) -> Iterator[Voxels]:
+    file = pa.ipc.open_file(pa.memory_map(str(path)))
+    for n in order:
+        yield file.get_batch(n).column(0).storage.flatten().to_numpy().reshape(SHAPE)
 
-    def read_npy(path: Path, order: list[int]) -> Iterator[Voxels]:
-        return (np.load(path / f"{n}.npy") for n in order)
 
-    def as_binary(voxels: Voxels) -> pa.Array:
-        return pa.array([voxels.tobytes()], pa.large_binary())
+def write_parquet(
+    make: Callable[[Voxels], pa.Array], codec: str, volumes: list[Voxels], path: Path
+) -> None:
+    content = pa.schema([("volume", make(volumes[0]).type)])
+    with pq.ParquetWriter(path, content, compression=codec, use_dictionary=False) as writer:
+        for voxels in volumes:
+            writer.write_table(pa.table([make(voxels)], schema=content), row_group_size=1)
 
-    forms: dict[str, tuple[Callable[[Path], None], Callable[..., Iterator[Voxels]]]] = {
-        "Arrow IPC, a batch each": (partial(write_ipc, None), read_ipc),
-        "Arrow IPC, lz4 (ours)": (partial(write_ipc, "lz4"), read_ipc),
-        "Arrow IPC, zstd": (partial(write_ipc, "zstd"), read_ipc),
-        ".npy each": (write_npy, read_npy),
-        "Parquet of binary, zstd": (partial(write_parquet, as_binary, "zstd"), read_parquet),
-        "Parquet of tensors, zstd": (partial(write_parquet, as_tensor, "zstd"), read_parquet),
-    }
-    found: Figures = {}
-    in_order = list(range(len(volumes)))
-    for name, (write, read) in forms.items():
-        path = folder / "form"
-        write(path)
-        files = list(path.iterdir()) if path.is_dir() else [path]
-        found[f"stored as {name}"] = {
-            "MB a volume": sum(f.stat().st_size for f in files) / len(volumes) / 1e6,
-            "read in order, volumes/s": time_reads(partial(read, path), in_order),
-            "read in random order, volumes/s": time_reads(
-                partial(read, path), random.Random(0).sample(in_order, len(in_order))
-            ),
-        }
-        for file in files:
-            file.unlink()
-        if path.is_dir():
-            path.rmdir()
-    return found
+
+def read_parquet(path: Path, order: list[int]) -> Iterator[Voxels]:
+    file = pq.ParquetFile(path, memory_map=True)
+    for n in order:
+        column = file.read_row_group(n, use_threads=False)["volume"].chunk(0)
+        if column.type == pa.large_binary():
+            yield np.frombuffer(column.buffers()[2], np.uint8).reshape(SHAPE)
+        else:
+            yield column.storage.flatten().to_numpy().reshape(SHAPE)
+
+
+FORMS: dict[str, tuple[Callable[[list[Voxels], Path], None], Any]] = {
+    "Arrow IPC, a batch each, plain": (partial(write_ipc, None), read_ipc),
+    "Arrow IPC, a batch each, lz4 (ours)": (partial(write_ipc, "lz4"), read_ipc),
+    "Arrow IPC, a batch each, zstd": (partial(write_ipc, "zstd"), read_ipc),
+    "Parquet of binary, zstd": (partial(write_parquet, as_binary, "zstd"), read_parquet),
+    "Parquet of tensors, zstd": (partial(write_parquet, as_tensor, "zstd"), read_parquet),
+}
 
 
 def time_reads(read: Callable[[list[int]], Iterator[Voxels]], order: list[int]) -> float:
@@ -249,22 +228,20 @@ def make_monai(torch: Any) -> tuple[Any, int]:
 
 
 def train(shard: Any, make: Callable[[Any], tuple[Any, int]], steps: int) -> dict[str, float]:
-    """The same steps on batches that were made before, on streamed ones, on the former again."""
+    """The same steps on tensors that are there and on streamed ones, in turn."""
     import torch
 
     torch.set_num_threads(1)
     net, batch_size = make(torch)
     optimiser = torch.optim.SGD(net.parameters(), lr=1e-4)
-    made = {
-        "volume": torch.randint(0, 256, (batch_size, *SHAPE), dtype=torch.uint8),
-        "sequence": torch.zeros(batch_size, dtype=torch.int64),
-    }
 
-    def time_steps(batches: Iterator[Any], count: int) -> list[float]:
-        seconds = []
-        for _ in range(count):
+    def time_steps(batches: Iterator[Any]) -> tuple[float, float]:
+        """Medians of so many steps: s a step, of these s until its batch was there."""
+        seconds, waits = [], []
+        for _ in range(steps):
             started = time.perf_counter()
             batch = next(batches)
+            waits.append(time.perf_counter() - started)
             outputs = net(batch["volume"].unsqueeze(1).float() / 255)
             known = batch["sequence"].clamp(min=0)
             loss = torch.nn.functional.cross_entropy(outputs, known)
@@ -272,19 +249,19 @@ def train(shard: Any, make: Callable[[Any], tuple[Any, int]], steps: int) -> dic
             loss.backward()
             optimiser.step()
             seconds.append(time.perf_counter() - started)
-        return seconds
+        return statistics.median(seconds), statistics.median(waits)
 
-    time_steps(iter([made, made]), 2)
-    alone = time_steps(iter([made] * steps), steps)
     streamed = iter(shard.iter_torch_batches(batch_size=batch_size, prefetch_batches=2))
-    time_steps(streamed, 2)
-    fed = time_steps(streamed, 2 * steps)
-    del streamed
-    alone += time_steps(iter([made] * steps), steps)
+    # More of them than a cache holds.
+    ready = cycle([{k: v.clone() for k, v in next(streamed).items()} for _ in range(4)])
+    time_steps(streamed)
+    rounds = [(time_steps(ready)[0], *time_steps(streamed)) for _ in range(TRAINING_ROUNDS)]
+    alone, fed, waits = zip(*rounds, strict=True)
     return {
         "step on ready tensors, s": statistics.median(alone),
         "step on the stream, s": statistics.median(fed),
-        "ratio (target <= 1.05)": statistics.median(fed) / statistics.median(alone),
+        "of that waiting for the batch, s": statistics.median(waits),
+        "ratio (target <= 1.05)": statistics.median(map(truediv, fed, alone)),
     }
 
 
@@ -299,8 +276,22 @@ def feed_training(lake: str, network: str, steps: int) -> Any:
 
 
 def run_forms(folder: Path, base: str, volumes: int) -> Figures:
+    """Each way to store volumes: written once, read whole and in random order."""
     held = list(read_base(base).values())
-    return time_forms(folder, [held[n % len(held)] for n in range(FORM_VOLUMES)])
+    some = [held[n % len(held)] for n in range(FORM_VOLUMES)]
+    in_order = list(range(FORM_VOLUMES))
+    at_random = random.Random(0).sample(in_order, FORM_VOLUMES)
+    found: Figures = {}
+    for name, (write, read) in FORMS.items():
+        path = folder / "form"
+        write(some, path)
+        found[f"stored as {name}"] = {
+            "MB a volume": path.stat().st_size / FORM_VOLUMES / 1e6,
+            "read in order, volumes/s of a core": time_reads(partial(read, path), in_order),
+            "read at random, volumes/s of a core": time_reads(partial(read, path), at_random),
+        }
+        path.unlink()
+    return found
 
 
 def run_stream(folder: Path, base: str, volumes: int) -> Figures:
@@ -322,39 +313,20 @@ def run_s3(folder: Path, base: str, volumes: int) -> Figures:
     try:
         bucket = server.bucket()
         copy_lake(base, f"s3://{bucket}/lake", volumes // 3)
-        figures = {"bare obstore reads of as many bytes, volumes/s": run_alone(read_bare, bucket)}
+        shards = open_lake(f"s3://{bucket}/lake").snapshot.of("tensors")
+        rounds = run_alone(read_bucket, bucket, [f"lake/{part.name}" for part in shards])
+        bare = rounds * sum(part.rows for part in shards)
+        figures = {"bare obstore reads of the shards, volumes/s": bare}
         figures |= run_alone(feed, f"s3://{bucket}/lake", "tensors", 3)
         return {"shards on S3, the server on the same cores": figures}
     finally:
         server.stop()
 
 
-def read_bare(bucket: str) -> float:
-    """Each shard in as many ranges as it has volumes, 32 at a time, nothing done with them."""
-    import obstore
-    from obstore.store import S3Store
-
-    endpoint = os.environ["AWS_ENDPOINT_URL"]
-    store = S3Store(bucket, endpoint=endpoint, client_options={"allow_http": True})
-    ranges = [
-        (f"lake/{part.name}", n * (part.size_bytes // part.rows), part.size_bytes // part.rows)
-        for part in open_lake(f"s3://{bucket}/lake").snapshot.of("tensors")
-        for n in range(part.rows)
-    ]
-
-    def read(key: str, start: int, length: int) -> int:
-        return len(obstore.get_range(store, key, start=start, length=length))
-
-    started = time.perf_counter()
-    with ThreadPoolExecutor(32) as pool:
-        list(pool.map(read, *zip(*ranges, strict=True)))
-    return len(ranges) / (time.perf_counter() - started)
-
-
 def run_training(folder: Path, base: str, volumes: int) -> Figures:
-    found = {"training step, a small 3D network": run_alone(feed_training, base, "make_small", 20)}
+    found = {"training step, a small 3D network": run_alone(feed_training, base, "make_small", 8)}
     if importlib.util.find_spec("monai"):
-        found["training step, MONAI's ResNet-50"] = run_alone(feed_training, base, "make_monai", 3)
+        found["training step, MONAI's ResNet-50"] = run_alone(feed_training, base, "make_monai", 1)
     else:
         print("MONAI is not installed: its ResNet-50 is left out")
     return found
