@@ -39,6 +39,7 @@ benchmark: setup
 	$(BIN)/python benchmarks/label.py
 	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/preprocess.py
+	$(BIN)/python benchmarks/feeding.py
 
 clean:
 	rm -rf $(VENV) demo
