@@ -26,6 +26,7 @@ def run_words(words: list[str], folder: Path, **variables: str) -> subprocess.Co
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.timeout(900)
 def test_commands_of_the_readme_run_as_written(tmp_path: Path, ray_local: str) -> None:
     lines = read_block("Harvest and ask", "sh").strip().splitlines()
     lines += read_block("Label", "sh").strip().splitlines()
