@@ -9,7 +9,7 @@ setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[test,check]"
+	$(BIN)/pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e ".[train,test,check]"
 	touch $@
 
 demo: setup
@@ -34,7 +34,7 @@ schema: setup
 	$(BIN)/python -m radnet_lake.manual > docs/labels.new && mv docs/labels.new docs/labels.md
 
 benchmark: setup
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmark]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,benchmark]"
 	$(BIN)/python benchmarks/harvest.py
 	$(BIN)/python benchmarks/label.py
 	$(BIN)/python benchmarks/volumes.py
