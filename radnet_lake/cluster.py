@@ -35,14 +35,7 @@ def start_ray(cpus: int | None = None) -> None:
         if address:
             ray.init(address=address, **quiet)
         else:
-            count = cpus or os.cpu_count() or 1
-            ray.init(
-                address="local",
-                num_cpus=count,
-                include_dashboard=False,
-                _system_config={"num_workers_soft_limit": WORKERS_PER_CPU * count + 1},
-                **quiet,
-            )
+            _start_local(cpus or os.cpu_count() or 1, quiet)
     except ConnectionError as error:
         remedy = "start the cluster, or unset RAY_ADDRESS to use this machine alone"
         raise SettingError(f"no Ray cluster answers: {error}", "RAY_ADDRESS", remedy) from None
@@ -52,6 +45,24 @@ def start_ray(cpus: int | None = None) -> None:
             raise
         remedy = "free memory or wait until the machine is less busy, then run the same command"
         raise StoreError(f"a local Ray did not start: {error}", "Ray", remedy) from None
+
+
+def _start_local(cpus: int, quiet: dict[str, Any], tries: int = 2) -> None:
+    try:
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            _system_config={"num_workers_soft_limit": WORKERS_PER_CPU * cpus + 1},
+            **quiet,
+        )
+    except Exception as error:
+        # Ray gives its node 30 seconds to come up, and has no setting for it; on a busy machine
+        # the files it waits for are in the page cache the second time.
+        if type(error) is not Exception or tries == 1:
+            raise
+        ray.shutdown()
+        _start_local(cpus, quiet, tries - 1)
 
 
 def count_attempts() -> Any:
