@@ -3,9 +3,10 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "attach", "connect", "read_volume"]
+__all__ = ["__version__", "attach", "connect", "load_network", "read_volume"]
 
 if TYPE_CHECKING:
+    from radnet_lake.checkpoint import load_network
     from radnet_lake.lake import attach, connect
     from radnet_lake.series_frames import read_volume
 
@@ -20,4 +21,8 @@ def __getattr__(name: str) -> Any:
         from radnet_lake.series_frames import read_volume
 
         return read_volume
+    if name == "load_network":
+        from radnet_lake.checkpoint import load_network
+
+        return load_network
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

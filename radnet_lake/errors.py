@@ -1,10 +1,11 @@
 """What can go wrong, as a small family. Each error names the thing, and the remedy.
 
 RadnetLakeError
-├── SettingError   a flag, an environment variable, a key or a path is wrong: exit status 2
-├── StoreError     a folder or bucket cannot be read or written: exit status 1
-├── LakeError      the lake itself is wrong: not a lake, newer schema, damaged: exit status 1
-└── VolumeError    the pixels of one series make no volume: exit status 1
+├── SettingError      a flag, an environment variable, a key or a path is wrong: exit status 2
+├── StoreError        a folder or bucket cannot be read or written: exit status 1
+├── LakeError         the lake itself is wrong: not a lake, newer schema, damaged: exit status 1
+├── CheckpointError   a file of weights cannot be used: exit status 1
+└── VolumeError       the pixels of one series make no volume: exit status 1
 """
 
 
@@ -38,6 +39,10 @@ class StoreError(RadnetLakeError):
 
 class LakeError(RadnetLakeError):
     """The lake is not one, is of a newer schema, or is damaged."""
+
+
+class CheckpointError(RadnetLakeError):
+    """A file of weights is damaged, foreign, of a newer format, or does not fit the network."""
 
 
 class VolumeError(RadnetLakeError):
