@@ -3,13 +3,12 @@
 The index, a small table of all series with their labels, lies in Ray's object store. Each read task
 takes a stretch of an epoch's order, loads its volumes and yields blocks of BLOCK_VOLUMES; Ray Data
 holds tasks back when the consumer is slow. Blocks come in the index's order, so equal settings give
-equal batches; of Ray Train's workers too, with
-
-    TorchTrainer(..., datasets={"train": dataset},
-                 dataset_config=DataConfig(execution_options=dataset.context.execution_options))
+equal batches. Each of several training workers has a stream of its own, its share of every global
+batch: so the k-th batch holds the same series however many workers there are.
 """
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -40,9 +39,13 @@ TASK_BLOCKS = 4
 """Blocks of a read task. Longer tasks cost less; but where blocks come in order, all but the first
 of the tasks under way must be held whole.
 """
-LOAD_CPUS = 0.5
-"""Two tasks a CPU: one waits for its store or the consumer while the other works."""
-BLOCKS_AHEAD_PER_CPU = 2 * TASK_BLOCKS
+TASKS_PER_CPU = 2
+"""One waits for its store or the consumer while the other works."""
+LOAD_CPUS = 0.01
+"""Logical CPUs of a task: those of a stream that its consumer lets wait must not keep another
+stream's from starting, on which the same consumer may wait.
+"""
+BLOCKS_AHEAD_PER_CPU = TASKS_PER_CPU * TASK_BLOCKS
 """Blocks that Ray Data may hold for each CPU of the cluster: those of the tasks under way."""
 MOST_OF_STORE = 0.5
 """Share of Ray's object store that the blocks ahead may take at most."""
@@ -76,6 +79,14 @@ class StreamConfig:
     """each epoch in an order of its own; else in that of the series' UIDs"""
     uids: bool = True
     """give the column SeriesInstanceUID too; text is nothing that iter_torch_batches can convert"""
+    batch: int = 0
+    """series of a batch over all workers; of an epoch only whole batches come (0: all series)"""
+    workers: int = 1
+    """how many streams share an epoch"""
+    rank: int = 0
+    """which of them: gives the rank-th part of each batch; of batch 0, every workers-th series"""
+    failures: bool = False
+    """give series without a volume too, blank, and the column `reason`, else NULL (source lake)"""
 
     def __post_init__(self) -> None:
         if self.split not in ("", "train", "validation", "test"):
@@ -86,6 +97,18 @@ class StreamConfig:
         for name, least in (("epochs", 1), ("first_epoch", 0), ("skip", 0), ("seed", 0)):
             if getattr(self, name) < least:
                 raise SettingError(f"must be at least {least}", name, "give a larger number")
+        if not 0 <= self.rank < self.workers:
+            raise SettingError(f"{self.rank} is out of range", "rank", "give 0 to workers - 1")
+        if self.batch % self.workers or (self.batch and self.skip % self.batch):
+            what = f"{self.batch} with {self.workers} workers, skip {self.skip}"
+            remedy = "give a multiple of workers, and skip whole batches"
+            raise SettingError(what, "batch", remedy)
+
+    @property
+    def block_volumes(self) -> int:
+        """Volumes of a block: whole batches of this worker, BLOCK_VOLUMES if they are small."""
+        share = self.batch // self.workers or 1
+        return share * max(1, BLOCK_VOLUMES // share)
 
 
 class SeriesIndex(NamedTuple):
@@ -109,7 +132,8 @@ def stream_volumes(config: StreamConfig, index: SeriesIndex | None = None) -> ra
     Columns: volume (D, H, W) uint8; SeriesInstanceUID; epoch int64; sequence, view, contrast int64,
     class by sql/classes.csv, -1 cannot be told; coverage (9,) float32, 0 or 1, NaN cannot be told;
     spacing float32, mm between the resized slices, NaN unknown. Arrays are views that must not be
-    written to. A series that gives no volume (source lake) is left out, with a line in the log.
+    written to. A series that gives no volume (source lake) is left out, with a line in the log; or,
+    with config.failures, it is there with its reason, as in `volumes`.
 
     Raises as index_series does. What goes wrong while volumes are loaded comes out of the
     iteration: LakeError for a damaged shard, StoreError for a store without an answer.
@@ -118,8 +142,17 @@ def stream_volumes(config: StreamConfig, index: SeriesIndex | None = None) -> ra
     start_ray()
     source = _Volumes(config, index.rows)
     tasks = len(source.get_read_tasks(0))
-    dataset = ray.data.read_datasource(source, override_num_blocks=tasks, num_cpus=LOAD_CPUS)
-    _bound(dataset.context, source.block_bytes)
+    if not tasks:
+        what = f"of {index.rows.num_rows} series nothing is left to stream"
+        raise SettingError(what, "batch, skip", "give a smaller batch, or skip less")
+    cpus = ray.cluster_resources().get("CPU", 1) / config.workers
+    dataset = ray.data.read_datasource(
+        source,
+        override_num_blocks=tasks,
+        num_cpus=LOAD_CPUS,
+        concurrency=min(tasks, math.ceil(TASKS_PER_CPU * cpus)),
+    )
+    _bound(dataset.context, math.ceil(BLOCKS_AHEAD_PER_CPU * cpus) * source.block_bytes, source)
     return dataset
 
 
@@ -142,9 +175,7 @@ def index_series(config: StreamConfig) -> SeriesIndex:
             remedy = "`describe training_set` lists the columns"
             raise SettingError(error.what, "where", remedy) from None
         version = config.settings.version()
-        rows = connection.sql(
-            _INDEX.format(slices=config.settings.slices, preprocessing=version)
-        ).to_arrow_table()
+        rows = index_wanted(connection, config.settings)
     wanted = rows.num_rows
     if not wanted:
         remedy = "check split and where, or harvest and label more"
@@ -156,7 +187,46 @@ def index_series(config: StreamConfig) -> SeriesIndex:
     if not rows.num_rows:
         what = f"none of {wanted} series has a stored volume of preprocessing {version}"
         raise SettingError(what, lake.uri, f"run: radnet-lake preprocess --lake {lake.uri}")
-    return SeriesIndex(_add_sizes(rows.combine_chunks(), lake), wanted - rows.num_rows)
+    return SeriesIndex(add_sizes(rows.combine_chunks(), lake), wanted - rows.num_rows)
+
+
+def locate_series(config: StreamConfig, labelled: pa.Table) -> SeriesIndex:
+    """As index_series, of series whose labels are given: a training run has frozen them.
+
+    labelled: columns of SeriesIndex.rows before shard. Raises as index_series does.
+    """
+    lake = open_lake(locate_lake(config.lake))
+    if config.source == "lake":
+        choose_opener(lake)
+        return SeriesIndex(labelled.sort_by("SeriesInstanceUID").combine_chunks(), 0)
+    version = config.settings.version()
+    with connect(config.lake) as connection:
+        connection.register("labelled", labelled)
+        rows = connection.sql(_LOCATE, params={"version": version}).to_arrow_table()
+    if not rows.num_rows:
+        what = f"none of {labelled.num_rows} series has a stored volume of preprocessing {version}"
+        raise SettingError(what, lake.uri, f"run: radnet-lake preprocess --lake {lake.uri}")
+    rows = add_sizes(rows.combine_chunks(), lake)
+    return SeriesIndex(rows, labelled.num_rows - rows.num_rows)
+
+
+_LOCATE = """
+select w.*, t.shard, t.position
+from labelled as w
+inner join volumes as t on t.SeriesInstanceUID = w.SeriesInstanceUID
+where t.preprocessing = $version and t.shard is not null
+order by w.SeriesInstanceUID
+"""
+
+
+def index_wanted(connection: Any, settings: ResampleSettings) -> pa.Table:
+    """SeriesIndex.rows of a lake's connection, of the table `wanted` with columns of `series`.
+
+    Sizes are left out, and shard and position are NULL where no volume is stored.
+    """
+    query = _INDEX.format(slices=settings.slices, preprocessing=settings.version())
+    table: pa.Table = connection.sql(query).to_arrow_table()
+    return table
 
 
 _INDEX = """
@@ -194,8 +264,11 @@ order by w.SeriesInstanceUID
 """
 
 
-def _add_sizes(rows: pa.Table, lake: Lake) -> pa.Table:
-    """With the names of shards as a dictionary, and the shards' sizes."""
+def add_sizes(rows: pa.Table, lake: Lake) -> pa.Table:
+    """Rows of index_wanted that all have a shard -> its name as a dictionary, and its size too.
+
+    Raises LakeError for a shard that the lake does not name.
+    """
     shards = rows["shard"].combine_chunks().dictionary_encode()
     parts = lake.snapshot.parts
     for name in shards.dictionary.to_pylist():
@@ -223,7 +296,7 @@ class _Volumes(Datasource):  # type: ignore[misc]
         super().__init__()
         settings = config.settings
         self.volume_bytes = settings.slices * settings.rows * settings.columns
-        self.block_bytes = BLOCK_VOLUMES * self.volume_bytes
+        self.block_bytes = config.block_volumes * self.volume_bytes
         self._config, self._n_rows = config, rows.num_rows
         lake = open_lake(locate_lake(config.lake))
         self._job = _Job(lake.uri, lake.snapshot.version, config, ray.put(rows))
@@ -246,49 +319,55 @@ class _Volumes(Datasource):  # type: ignore[misc]
         return BlockMetadata(num_rows=rows, size_bytes=size, input_files=None, exec_stats=None)
 
 
-def _bound(context: Any, block_bytes: int) -> None:
+def _bound(context: Any, ahead_bytes: float, source: _Volumes) -> None:
     """Settings of this dataset alone: blocks in order, as they are yielded, few ahead."""
-    resources = ray.cluster_resources()
-    ahead = BLOCKS_AHEAD_PER_CPU * resources.get("CPU", 1) * block_bytes
-    share = ahead / resources.get("object_store_memory", ahead)
+    share = ahead_bytes / ray.cluster_resources().get("object_store_memory", ahead_bytes)
     context.op_resource_reservation_enabled = True
     context.override_object_store_memory_limit_fraction = min(share, MOST_OF_STORE)
     context.execution_options.preserve_order = True
     # Ray Data joins what is smaller, and cuts what is larger by half.
-    context.target_max_block_size = int(0.9 * block_bytes)
+    context.target_max_block_size = int(0.9 * source.block_bytes)
     # A consumer that validates, or a person at a prompt, may take its time.
     context.execution_no_progress_timeout_s = -1
 
 
 def _plan_stretches(config: StreamConfig, n_rows: int) -> Iterator[tuple[int, int, int]]:
-    """Epoch, first and last place in its order, of each read task."""
-    length = TASK_BLOCKS * BLOCK_VOLUMES
+    """Epoch, first and last place in this worker's order, of each read task."""
+    length = TASK_BLOCKS * config.block_volumes
     for epoch in range(config.first_epoch, config.first_epoch + config.epochs):
-        start = config.skip if epoch == config.first_epoch else 0
-        for first in range(start, n_rows, length):
-            yield epoch, first, min(first + length, n_rows)
+        own = len(_draw_order(config, n_rows, epoch))
+        for first in range(0, own, length):
+            yield epoch, first, min(first + length, own)
 
 
 @lru_cache(maxsize=4)
-def _draw_order(n_rows: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng([seed, epoch]).permutation(n_rows)
+def _draw_order(config: StreamConfig, n_rows: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Places in the index of the series that this worker gives in an epoch, in its order."""
+    order = np.arange(n_rows)
+    if config.shuffle:
+        order = np.random.default_rng([config.seed, epoch]).permutation(n_rows)
+    if config.batch:
+        order = order[: n_rows - n_rows % config.batch]
+    if epoch == config.first_epoch:
+        order = order[config.skip :]
+    if not config.batch:
+        return order[config.rank :: config.workers]
+    share = config.batch // config.workers
+    return order.reshape(-1, config.workers, share)[:, config.rank].ravel()
 
 
 def _load(job: _Job, epoch: int, first: int, last: int) -> Iterator[pa.Table]:
     """Blocks of one stretch of an epoch's order."""
     rows = ray.get(job.index)
-    order = np.arange(first, last)
-    if job.config.shuffle:
-        order = _draw_order(rows.num_rows, job.config.seed, epoch)[first:last]
-    rows = rows.take(order)
+    rows = rows.take(_draw_order(job.config, rows.num_rows, epoch)[first:last])
     load = _read_stored if job.config.source == "tensors" else _prepare
     for some, volumes in load(job, rows):
-        yield _encode(some, volumes, epoch, job.config.uids)
+        yield _encode(some, volumes, epoch, job.config)
 
 
 def _read_stored(job: _Job, rows: pa.Table) -> Iterator[tuple[pa.Table, Voxels]]:
-    for start in range(0, rows.num_rows, BLOCK_VOLUMES):
-        some = rows.slice(start, BLOCK_VOLUMES)
+    for start in range(0, rows.num_rows, job.config.block_volumes):
+        some = rows.slice(start, job.config.block_volumes)
         columns = (some[name].to_pylist() for name in Place._fields)
         places = [Place(*place) for place in zip(*columns, strict=True)]
         yield some, read_places(job.lake, places)
@@ -298,35 +377,48 @@ def _prepare(job: _Job, rows: pa.Table) -> Iterator[tuple[pa.Table, Voxels]]:
     lake = _open_lake(job.lake, job.version)
     open_uri = choose_opener(lake)
     held = dict(stream_rows(lake, rows))
-    made: list[tuple[int, Voxels]] = []
+    settings = job.config.settings
+    blank = np.zeros((settings.slices, settings.rows, settings.columns), np.uint8)
+    made: list[_Made] = []
     for n, series in enumerate(rows["SeriesInstanceUID"].to_pylist()):
         frames = to_frames(held.pop(series), open_uri) if series in held else []
-        voxels = _try_prepare(series, frames, job.config.settings)
-        if voxels is not None:
-            made.append((n, voxels))
-        if len(made) == BLOCK_VOLUMES:
+        voxels, reason = _try_prepare(frames, settings)
+        if voxels is not None or job.config.failures:
+            made.append(_Made(n, blank if voxels is None else voxels, reason))
+        else:
+            _log.warning("series %s is left out: %s", series, reason)
+        if len(made) == job.config.block_volumes:
             yield _stack(rows, made)
             made = []
     if made:
         yield _stack(rows, made)
 
 
-def _stack(rows: pa.Table, made: list[tuple[int, Voxels]]) -> tuple[pa.Table, Voxels]:
-    places, volumes = zip(*made, strict=True)
-    return rows.take(places), np.stack(volumes)
+class _Made(NamedTuple):
+    """A volume and its place in the rows; a blank one with the reason why there is none."""
+
+    place: int
+    voxels: Voxels
+    reason: str | None
 
 
-def _try_prepare(series: str, frames: list[Frame], settings: ResampleSettings) -> Voxels | None:
+def _stack(rows: pa.Table, made: list[_Made]) -> tuple[pa.Table, Voxels]:
+    some = rows.take([m.place for m in made])
+    reasons = pa.array([m.reason for m in made], pa.string())
+    return some.append_column("reason", reasons), np.stack([m.voxels for m in made])
+
+
+def _try_prepare(
+    frames: list[Frame], settings: ResampleSettings
+) -> tuple[Voxels, None] | tuple[None, str]:
     try:
-        return prepare_frames(frames, settings).voxels
+        return prepare_frames(frames, settings).voxels, None
     except VolumeError as error:
-        reason = error.reason
+        return None, error.reason
     except RadnetLakeError:
         raise
-    except Exception as error:  # its text may quote a header
-        reason = type(error).__name__
-    _log.warning("series %s is left out: %s", series, reason)
-    return None
+    except Exception:  # its text may quote a header
+        return None, "undecodable"
 
 
 @lru_cache(maxsize=2)
@@ -335,9 +427,12 @@ def _open_lake(uri: str, version: int) -> Lake:
     return open_lake(uri)
 
 
-def _encode(rows: pa.Table, volumes: Voxels, epoch: int, uids: bool) -> pa.Table:
+def _encode(rows: pa.Table, volumes: Voxels, epoch: int, config: StreamConfig) -> pa.Table:
     columns: dict[str, Any] = {"volume": ArrowTensorArray.from_numpy(volumes)}
-    if uids:
+    if config.failures:
+        is_made = config.source == "lake"
+        columns["reason"] = rows["reason"] if is_made else pa.nulls(rows.num_rows, pa.string())
+    if config.uids:
         columns["SeriesInstanceUID"] = rows["SeriesInstanceUID"]
     columns["epoch"] = np.full(rows.num_rows, epoch)
     for head in ("sequence", "view", "contrast"):
