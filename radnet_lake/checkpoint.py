@@ -13,6 +13,7 @@ import io
 import pickle
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from radnet_lake.errors import CheckpointError, SettingError, StoreError
 from radnet_lake.heads import Head
@@ -47,7 +49,12 @@ def describe_network(network: RadNet) -> dict[str, Any]:
 
 
 def encode_checkpoint(state: dict[str, Any]) -> bytes:
-    """The file of a checkpoint. state: tensors and plain values only."""
+    """The file of a checkpoint.
+
+    Raises TypeError for a value that decode_checkpoint would refuse, as a NumPy number: then, and
+    not when the run is to go on.
+    """
+    _check_plain(state, "state")
     buffer = io.BytesIO()
     torch.save(state, buffer)
     return buffer.getvalue()
@@ -84,7 +91,7 @@ def build_network(state: dict[str, Any]) -> RadNet:
         config = NetworkConfig(**state["network"])
         heads = tuple(Head(name, kind, tuple(classes)) for name, kind, classes in state["heads"])
         model = dict(state["model"])
-        # Without memory, so that only what the file really holds is ever allocated.
+        # Without memory: that is taken once the file is known to hold such weights.
         with torch.device("meta"):
             network = RadNet(config, heads)
     except (SettingError, KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -127,7 +134,9 @@ class MatchReport:
         for word in ("changed", "missing", "misshapen", "unexpected"):
             if names := getattr(self, word):
                 more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-                lines.append(f"{word}: {', '.join(names[:5])}{more}")
+                # The names are the file's: nothing in them may drive a terminal.
+                some = (ascii(name[:99])[1:-1] for name in names[:5])
+                lines.append(f"{word}: {', '.join(some)}{more}")
         return "\n".join(lines)
 
 
@@ -223,7 +232,25 @@ def _read_weights(uri: str) -> tuple[bytes, str]:
     raise SettingError(what, uri, "check the path, or train first: radnet-lake train --out RUN")
 
 
+def _check_plain(value: Any, name: str) -> None:
+    # By the exact type: a NumPy float is a float, but not to the reader.
+    if type(value) in (dict, OrderedDict):
+        for key, inner in value.items():
+            _check_plain(key, name)
+            _check_plain(inner, f"{name}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for inner in value:
+            _check_plain(inner, name)
+    elif not (value is None or type(value) in (str, bytes, int, float, bool, Tensor, Parameter)):
+        raise TypeError(f"{name} is of {type(value)}, no plain value")
+
+
 def _load(data: bytes) -> object:
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            # torch compresses nothing; a few bytes of deflate could unfold to any size.
+            if any(item.compress_type != zipfile.ZIP_STORED for item in archive.infolist()):
+                raise ValueError("a compressed member")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -98,11 +99,13 @@ class RadNet(nn.Module):
 
         Raises SettingError for another shape.
         """
-        x = scale_grey(volume, self.config.standardise).to(self.features.weight.dtype)
-        x = self.encoder(x)[-1]
-        x = x.mean((2, 3, 4))  # (B, C, D, H, W) -> (B, C)
-        features = F.relu(self.features(x))
-        return Output({name: head(features) for name, head in self.heads.items()}, features)
+        dtype = self.features.weight.dtype
+        x = self.encoder(scale_grey(volume, self.config.standardise).to(dtype))[-1]
+        # Under autocast too, what people read is told in full precision; it costs next to nothing.
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.to(dtype).mean((2, 3, 4))  # (B, C, D, H, W) -> (B, C)
+            features = F.relu(self.features(x))
+            return Output({name: head(features) for name, head in self.heads.items()}, features)
 
 
 def scale_grey(volume: Tensor, standardise: bool = False) -> Tensor:
@@ -157,7 +160,9 @@ class Encoder(nn.Module):
                 block(
                     channels[-1] if k == 0 else width * block.expansion,
                     width,
-                    Shape(stride if k == 0 else 1, dilations[n], padded_shortcuts),
+                    stride if k == 0 else 1,
+                    dilations[n],
+                    padded_shortcuts,
                     make_norm,
                 )
                 for k in range(blocks)
@@ -185,6 +190,8 @@ class Encoder(nn.Module):
 
     def freeze(self, layers: int) -> None:
         """Keep the stem and so many layers (0 to 4) as they are, running statistics included."""
+        if not 0 <= layers <= 4:
+            raise SettingError(f"{layers} layers cannot be frozen", "freeze", "give 0 to 4")
         self.frozen = 1 + layers
         for module in self._fixed():
             module.requires_grad_(False)
@@ -218,19 +225,10 @@ class Encoder(nn.Module):
             what = f"a batch of shape {'x'.join(map(str, x.shape))} does not fit the network"
             remedy = f"volumes are (B, 1, D, H, W), each side {LEAST_SIDE} voxels or more"
             raise SettingError(what, "--slices, --rows, --columns", remedy)
-        last = (math.ceil(n / s) for n, s in zip(x.shape[2:], self.strides[-1], strict=True))
-        alone = x.shape[0] * math.prod(last) == 1
+        alone = x.shape[0] == 1 and max(x.shape[2:]) <= self.strides[-1][0]
         if alone and self.layer4.training and isinstance(self.bn1, nn.BatchNorm3d):
             what = "batch normalisation cannot learn from one volume this small"
             raise SettingError(what, "--batch", "use larger batches, or --norm group")
-
-
-class Shape(NamedTuple):
-    """How a block's convolutions lie: stride of the first, dilation of all, kind of shortcut."""
-
-    stride: int
-    dilation: int
-    padded_shortcut: bool
 
 
 Norm = nn.BatchNorm3d | nn.GroupNorm
@@ -242,13 +240,21 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, shape: Shape, make_norm: MakeNorm) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        dilation: int,
+        padded_shortcut: bool,
+        make_norm: MakeNorm,
+    ) -> None:
         super().__init__()
-        self.conv1 = _conv3(inputs, width, shape.stride, shape.dilation)
+        self.conv1 = _conv3(inputs, width, stride, dilation)
         self.bn1 = make_norm(width)
-        self.conv2 = _conv3(width, width, 1, shape.dilation)
+        self.conv2 = _conv3(width, width, 1, dilation)
         self.bn2 = make_norm(width)
-        self.downsample = _shortcut(inputs, width, shape, make_norm)
+        self.downsample = _shortcut(inputs, width, stride, padded_shortcut, make_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, D, H, W) -> (B, width, D/stride, H/stride, W/stride)."""
@@ -267,16 +273,24 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, shape: Shape, make_norm: MakeNorm) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        width: int,
+        stride: int,
+        dilation: int,
+        padded_shortcut: bool,
+        make_norm: MakeNorm,
+    ) -> None:
         super().__init__()
         outputs = width * self.expansion
         self.conv1 = nn.Conv3d(inputs, width, 1, bias=False)
         self.bn1 = make_norm(width)
-        self.conv2 = _conv3(width, width, shape.stride, shape.dilation)
+        self.conv2 = _conv3(width, width, stride, dilation)
         self.bn2 = make_norm(width)
         self.conv3 = nn.Conv3d(width, outputs, 1, bias=False)
         self.bn3 = make_norm(outputs)
-        self.downsample = _shortcut(inputs, outputs, shape, make_norm)
+        self.downsample = _shortcut(inputs, outputs, stride, padded_shortcut, make_norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, D, H, W) -> (B, 4 width, D/stride, H/stride, W/stride)."""
@@ -307,12 +321,14 @@ class PaddedShortcut(nn.Module):
         return F.pad(x[:, :, ::n, ::n, ::n], (0, 0, 0, 0, 0, 0, 0, self.lacking))
 
 
-def _shortcut(inputs: int, outputs: int, shape: Shape, make_norm: MakeNorm) -> nn.Module:
-    if shape.stride == 1 and inputs == outputs:
+def _shortcut(
+    inputs: int, outputs: int, stride: int, padded: bool, make_norm: MakeNorm
+) -> nn.Module:
+    if stride == 1 and inputs == outputs:
         return nn.Identity()
-    if shape.padded_shortcut:
-        return PaddedShortcut(inputs, outputs, shape.stride)
-    conv = nn.Conv3d(inputs, outputs, 1, stride=shape.stride, bias=False)
+    if padded:
+        return PaddedShortcut(inputs, outputs, stride)
+    conv = nn.Conv3d(inputs, outputs, 1, stride=stride, bias=False)
     return nn.Sequential(conv, make_norm(outputs))
 
 
