@@ -56,6 +56,33 @@ def _run_preprocess(config: Any) -> None:
     print_preprocess(report)
 
 
+def _run_train(config: Any) -> None:
+    from radnet_lake.train import train
+    from radnet_lake.watch import TrainWatch, print_train
+
+    with TrainWatch() as watch:
+        report = train(config, watch)
+    print_train(report)
+
+
+def _run_evaluate(config: Any) -> None:
+    from radnet_lake.evaluate import evaluate
+    from radnet_lake.watch import EvaluateWatch, print_evaluate
+
+    with EvaluateWatch() as watch:
+        report = evaluate(config, watch)
+    print_evaluate(report)
+
+
+def _run_predict(config: Any) -> None:
+    from radnet_lake.predict import predict
+    from radnet_lake.watch import PredictWatch, print_predict
+
+    with PredictWatch() as watch:
+        report = predict(config, watch)
+    print_predict(report)
+
+
 def _run_funnel(config: Any) -> None:
     from radnet_lake.summary import funnel
 
@@ -162,6 +189,24 @@ COMMANDS: dict[str, Command] = {
         "turn the series of the training set into volumes of one size",
         "radnet-lake preprocess --lake lake --where \"sequence = 'T2-FLAIR'\"",
     ),
+    "train": Command(
+        "train_plan:TrainConfig",
+        _run_train,
+        "train the network on the volumes and labels of the training set",
+        "radnet-lake train --lake lake --out run --depth 18 --width 16 --epochs 20",
+    ),
+    "evaluate": Command(
+        "evaluate:EvaluateConfig",
+        _run_evaluate,
+        "print Table 1 of a training run, the paper's numbers beside it; draw its pictures",
+        "radnet-lake evaluate run --split test",
+    ),
+    "predict": Command(
+        "predict:PredictConfig",
+        _run_predict,
+        "write what a trained network says of a lake's series, and its features, into the lake",
+        "radnet-lake predict --run run --lake lake",
+    ),
     "funnel": Command(
         "summary:FunnelConfig",
         _run_funnel,
@@ -248,8 +293,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
     words = [w for w in words if w != "--debug"]
-    command, config_values = _parse(words)
     try:
+        command, config_values = _parse(words)
         config = _import(command.config)(**config_values)
         command.run(config)
         sys.stdout.flush()
@@ -298,6 +343,11 @@ def _parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
         if name == asked:
             _add_flags(verb, _import(command.config))
     values = vars(parser.parse_args(words))
+    config = _import(COMMANDS[values["verb"]].config)
+    if hasattr(config, "read_defaults"):
+        # Of an earlier run, or out of a file; flags overrule them.
+        verbs.choices[values["verb"]].set_defaults(**config.read_defaults(values))
+        values = vars(parser.parse_args(words))
     command = COMMANDS[values.pop("verb")]
     values.pop("debug")
     return command, values

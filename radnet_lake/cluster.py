@@ -82,3 +82,20 @@ class _Attempts:
     def begin(self, name: bytes) -> int:
         self.begun[name] += 1
         return self.begun[name]
+
+
+def start_board() -> Any:
+    """An actor that keeps news: `post.remote(news)`, `take.remote()` gives and forgets them."""
+    return ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+
+
+class _Board:
+    def __init__(self) -> None:
+        self.news: list[dict[str, Any]] = []
+
+    def post(self, news: dict[str, Any]) -> None:
+        self.news.append(news)
+
+    def take(self) -> list[dict[str, Any]]:
+        news, self.news = self.news, []
+        return news

@@ -2,16 +2,20 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from tqdm import tqdm
 
 from radnet_lake import schema
 
 if TYPE_CHECKING:
+    from radnet_lake.evaluate import EvaluateReport
     from radnet_lake.harvest import HarvestReport
+    from radnet_lake.predict import PredictReport
     from radnet_lake.preprocess import PreprocessReport
+    from radnet_lake.train import TrainReport
 
 LINE_EVERY_S = 10.0
 
@@ -37,7 +41,7 @@ class _Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def show(self, done: int, expected: int | None, notes: dict[str, int]) -> None:
+    def show(self, done: int, expected: int | None, notes: Mapping[str, int | str]) -> None:
         """Show how many are done, of how many if that is known, and counts by their names."""
         if self.bar is not None:
             if expected and expected >= done:
@@ -87,6 +91,80 @@ class PreprocessWatch(_Progress):
                 self.say(f"WARNING: {report.stale}")
             self.say(f"{due} volumes to make, {report.known} series known")
         self.show(done, due, {"failed": report.failed})
+
+
+class PredictWatch(_Progress):
+    """Called with the report as it grows; shows series, series/s, failures, and the ETA."""
+
+    def __init__(self) -> None:
+        super().__init__("predict", "series")
+
+    def __call__(self, report: "PredictReport") -> None:
+        """Show the report; its first state says what is to be done."""
+        done, due = report.predicted + report.failed, report.wanted - report.known
+        if not done:
+            self.started = time.monotonic()
+            if report.stale:
+                self.say(f"WARNING: {report.stale}")
+            told = f"{report.stored} from stored volumes, {due - report.stored} out of the files"
+            self.say(f"{due} series to predict, {told}; {report.known} known")
+        self.show(done, due, {"failed": report.failed})
+
+
+class TrainWatch(_Progress):
+    """Called with the report as it grows; shows volumes/s, loss, the ETA, and each epoch's end."""
+
+    def __init__(self) -> None:
+        super().__init__("train", "volumes")
+        self.seen: TrainReport | None = None
+        self.told = self.warned = 0
+
+    def __call__(self, report: "TrainReport") -> None:
+        """Show the report; its first state says what is to be done."""
+        if self.seen is None:
+            counts = ", ".join(f"{n} {split}" for split, n in report.series.items())
+            self.say(f"{counts} series; {report.steps} steps of {report.batch} an epoch")
+            self.say("starting workers")
+        self.seen = report
+        for text in report.warnings[self.warned :]:
+            self.say(text if text.startswith("--") else f"WARNING: {text}")
+        self.warned = len(report.warnings)
+        if report.begun < 0 or report.volumes == report.begun:
+            self.started = time.monotonic()
+            return
+        for row in report.rows[self.told :]:
+            self.say(_describe_epoch(row, report.epochs))
+        self.told = len(report.rows)
+        # What an earlier run of the same folder did has no part in the rate.
+        expected = report.epochs * report.steps * report.batch - report.begun
+        notes = {"epoch": f"{min(report.epoch + 1, report.epochs)}/{report.epochs}"}
+        self.show(report.volumes - report.begun, expected, notes | {"loss": f"{report.loss:.3f}"})
+
+
+def _describe_epoch(row: dict[str, Any], epochs: int) -> str:
+    """A row of metrics.csv in a line."""
+    shares = ("accuracy_sequence", "accuracy_view", "accuracy_contrast", "coverage_exact")
+    told = [
+        f"{name.removeprefix('accuracy_').replace('_', ' ')} {row[name]:.3f}"
+        for name in shares
+        if row[name] is not None
+    ]
+    if row["spacing_mae_mm"] is not None:
+        told.append(f"spacing {row['spacing_mae_mm']:.2f} mm")
+    rate = f"{row['volumes_per_s']:.1f} volumes/s"
+    head = f"epoch {row['epoch'] + 1}/{epochs} {row['split']:10} loss {row['loss']:.4f}"
+    return ", ".join([head, *told, rate])
+
+
+class EvaluateWatch(_Progress):
+    """Called with volumes done and expected; shows them, volumes/s and the ETA."""
+
+    def __init__(self) -> None:
+        super().__init__("evaluate", "volumes")
+
+    def __call__(self, done: int, expected: int) -> None:
+        """Show how many are predicted."""
+        self.show(done, expected, {})
 
 
 def print_harvest(report: "HarvestReport") -> None:
@@ -139,3 +217,40 @@ def print_preprocess(report: "PreprocessReport") -> None:
         print(f"next      radnet-lake label --lake {r.lake}")
     else:
         print(f'next      radnet-lake query --lake {r.lake} "from volumes limit 5"')
+
+
+def print_train(report: "TrainReport") -> None:
+    """The closing summary: where it stopped, what was best, what to type next."""
+    r = report
+    print(f"run       {r.run}")
+    done = f"{r.epoch} of {r.epochs} epochs"
+    early = "" if r.epoch >= r.epochs else ", stopped early: the validation loss did not fall"
+    print(f"trained   {done}, {r.seconds:.1f} s{early}")
+    print(f"best      epoch {r.best_epoch + 1}: checkpoints/best.pt")
+    for text in r.warnings:
+        if not text.startswith("--"):
+            print(f"warning   {text}")
+    print(f"next      radnet-lake evaluate {r.run} --split validation")
+
+
+def print_evaluate(report: "EvaluateReport") -> None:
+    """Table 1, then where the files are."""
+    print(report.table)
+    print(f"written   {report.folder}: {', '.join(report.files)}")
+    print(f"took      {report.seconds:.1f} s")
+
+
+def print_predict(report: "PredictReport") -> None:
+    """The closing summary: the sums that must match, failures by reason, what to type next."""
+    r = report
+    done = r.predicted + r.failed
+    rate = f", {done / r.seconds:.1f} series/s" if done else ""
+    print(f"lake      {r.lake}")
+    print(f"network   {r.checkpoint}, {r.seconds:.1f} s{rate}")
+    print(f"wanted    {r.wanted} series = {r.predicted} predicted + {r.failed} failed", end="")
+    print(f" + {r.known} known")
+    for reason, count in r.reasons.most_common():
+        print(f"failed    {count:>8}  {reason}: {schema.VOLUME_REASONS[reason]}")
+    if r.known_failed:
+        print(f"known     {r.known_failed} of these failed before; --retry tries them again")
+    print(f'next      radnet-lake query --lake {r.lake} "from audit limit 20"')

@@ -1,0 +1,310 @@
+"""Training on Ray: the run's folder is made or taken up, its workers are started and watched.
+
+    config = TrainConfig(out="run", lake="lake", depth=18, width=16)
+    report = train(config)
+
+Ray Train starts the workers (train_worker.py), sets up their process group and starts all of them
+again where one is lost; they go on from the run's last checkpoint.
+"""
+
+import logging
+import math
+import os
+import signal
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import PurePath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+from radnet_lake.cluster import start_board, start_ray
+from radnet_lake.errors import CheckpointError, RadnetLakeError, SettingError
+from radnet_lake.heads import read_heads
+from radnet_lake.label import warn_if_stale
+from radnet_lake.lake import locate_lake, open_lake
+from radnet_lake.resample import ResampleSettings
+from radnet_lake.run_folder import RunFolder
+from radnet_lake.store import absolute_uri
+from radnet_lake.stream import StreamConfig, locate_series
+from radnet_lake.train_plan import (
+    TrainConfig,
+    choose_settings,
+    describe_run,
+    freeze_series,
+    keep_config,
+    refuse_changes,
+    resume_config,
+    weigh_classes,
+)
+from radnet_lake.train_worker import GO_BACK, Job, train_on_worker
+
+__all__ = ["TrainConfig", "TrainReport", "resume_config", "train"]
+
+WORKER_CPUS = 0.75
+"""Logical CPUs of a worker: what it leaves of each is for loading volumes."""
+LOOK_EVERY_S = 0.5
+"""How often Ray Train looks after its workers, and we at what they tell."""
+
+
+@dataclass
+class TrainReport:
+    """How a training goes. Epochs count from 0, as in metrics.csv.
+
+    warnings: what is odd about series or labels. series: of each split. steps: of an epoch of
+    `batch` series. epoch, step: the one under way; begun: volumes that an earlier run had learned
+    from, -1 before the workers are up. loss: of the epoch so far. best_epoch: that of
+    the lowest validation loss, -1 before the first. rows: of metrics.csv, of epochs that ended now.
+    """
+
+    run: str
+    warnings: list[str] = field(default_factory=list)
+    series: dict[str, int] = field(default_factory=dict)
+    epochs: int = 0
+    steps: int = 0
+    batch: int = 0
+    epoch: int = 0
+    step: int = 0
+    begun: int = -1
+    loss: float = math.nan
+    best_epoch: int = -1
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def volumes(self) -> int:
+        """Volumes that were learned from, from the start of the run."""
+        return (self.epoch * self.steps + self.step) * self.batch
+
+
+Watch = Callable[[TrainReport], None]
+"""Called before the work, then about twice a second."""
+
+
+def train(config: TrainConfig, watch: Watch | None = None) -> TrainReport:
+    """Train a network, or go on with it; returns how it went. The run's folder holds the rest.
+
+    Raises SettingError for a wrong setting, a lake without volumes or labels to learn from, a
+    folder that holds a run already; CheckpointError for a damaged last checkpoint; RadnetLakeError
+    where loss or gradient are not finite, or the workers fail more often than `retries`; StoreError
+    where the folder cannot be written. What the last checkpoint has stays; resume goes on from it.
+    """
+    started = time.monotonic()
+    # Ray Train gives each worker a working folder of its own.
+    init = config.init and absolute_uri(config.init)
+    config = replace(config, lake=absolute_uri(locate_lake(config.lake)), init=init)
+    run = RunFolder(config.out)
+    job, report = _resume(config, run) if config.resume else _start(config, run)
+    start_ray()
+    _check_resources(config)
+    job = job._replace(
+        train=(ray.put(job.train[0]), job.train[1]),
+        validation=job.validation and (ray.put(job.validation[0]), job.validation[1]),
+        board=start_board(),
+    )
+    with _following(job.board, report, watch):
+        _fit(job)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _start(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
+    """Freeze what the run is made of; from then on its folder is a run."""
+    if run.exists():
+        remedy = f"go on with it by --resume --out {run.uri}, or name another folder"
+        raise SettingError("holds a run already", run.uri, remedy)
+    settings = choose_settings(config)
+    heads = read_heads()
+    series = freeze_series(config, settings)
+    about = describe_run(config, settings, series, heads)
+    counts = about["classes"]["train"]
+    weights, warnings = weigh_classes(counts, heads, config.balance)
+    if stale := warn_if_stale(open_lake(locate_lake(config.lake))):
+        warnings.append(stale)
+    about |= {"weights": weights, "warnings": warnings}
+    job, report = _plan(config, run, about, series)
+    run.write_series(series)
+    run.write_run(about)
+    run.write_config(keep_config(config))
+    return job, report
+
+
+def _resume(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
+    """Take up a run as it was left, with the series and labels that it had."""
+    refuse_changes(config, run.read_config())
+    about = run.read_run()
+    if run.has_checkpoint("last"):
+        try:
+            run.read_checkpoint("last")
+        except CheckpointError as error:
+            raise CheckpointError(error.what, error.where, GO_BACK) from None
+    job, report = _plan(config, run, about, run.read_series())
+    run.write_config(keep_config(config))
+    return job, report
+
+
+def _plan(
+    config: TrainConfig, run: RunFolder, about: dict[str, Any], series: pa.Table
+) -> tuple[Job, TrainReport]:
+    settings = ResampleSettings(**about["settings"])
+    stream = StreamConfig(config.lake, "", config.where, config.source, settings)
+    rows = locate_series(stream, series)
+    if rows.left_out and config.resume:
+        what = f"{rows.left_out} of the run's series have no stored volume any more"
+        remedy = "make them again: radnet-lake preprocess"
+        raise SettingError(what, "--resume", remedy)
+    split = {
+        name: rows.rows.filter(pc.equal(rows.rows["split"], name)).drop("split").combine_chunks()
+        for name in ("train", "validation")
+    }
+    n_train, n_checked = split["train"].num_rows, split["validation"].num_rows
+    if n_train < config.batch:
+        what = f"the training split has {n_train} series, fewer than a batch of {config.batch}"
+        raise SettingError(what, "--batch", "give a smaller one, or label and preprocess more")
+    told = ("lake", "lake_version", "rule_set", "mode", "series", "seed", "radnet_lake", "git")
+    kept = {name: about[name] for name in told} | {"config": keep_config(config)}
+    job = Job(
+        config=config,
+        run=run.uri,
+        settings=settings,
+        weights=about["weights"],
+        train=(split["train"], n_train),
+        validation=(split["validation"], n_checked) if n_checked else None,
+        about=kept,
+        board=None,
+    )
+    warnings = list(about["warnings"])
+    if not n_checked:
+        warnings.append("no series to validate with: the best epoch is that of the training loss")
+    report = TrainReport(run.uri, warnings, about["series"], config.epochs, job.steps, config.batch)
+    return job, report
+
+
+def _check_resources(config: TrainConfig) -> None:
+    """Say at once what a cluster of fixed size will never have."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    kind, each = ("GPU", 1.0) if config.gpu else ("CPU", WORKER_CPUS)
+    held = ray.cluster_resources().get(kind, 0)
+    least = config.elastic or config.workers
+    if held < least * each:
+        what = f"{least} workers need {least * each:g} {kind}, this machine has {held:g}"
+        raise SettingError(what, "--workers", "give fewer, or train on a cluster: RAY_ADDRESS")
+
+
+def _fit(job: Job) -> None:
+    config = job.config
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(LOOK_EVERY_S))
+    for name in ("ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    workers: Any = (config.elastic, config.workers) if config.elastic else config.workers
+    with tempfile.TemporaryDirectory(prefix="radnet-train-") as unused, _own_interrupt():
+        trainer = TorchTrainer(
+            train_on_worker,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=config.gpu,
+                resources_per_worker={"CPU": WORKER_CPUS} | ({"GPU": 1} if config.gpu else {}),
+            ),
+            run_config=RunConfig(
+                # Our checkpoints are files of the run's folder: Ray Train has nothing to store.
+                storage_path=unused,
+                failure_config=FailureConfig(max_failures=config.retries),
+                callbacks=[_StopForGood()],
+                logging_config=LoggingConfig(log_level="CRITICAL"),
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise _to_own(error) from error
+
+
+class _StopForGood(UserCallback):  # type: ignore[misc]
+    """Ends the run at an error of ours: it would come again at every retry."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in map(_unwrap, worker_exceptions.values()):
+            if isinstance(error, RadnetLakeError):
+                raise error
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    return getattr(error, "_base_exc", error)
+
+
+def _to_own(error: TrainingFailedError) -> RadnetLakeError:
+    """The error of a run as one of ours; of a stranger only kind, place, and torch's own words."""
+    causes: list[BaseException] = [error]
+    if isinstance(error, ControllerError):
+        causes = [_unwrap(error.controller_failure)]
+    elif isinstance(error, WorkerGroupError):
+        causes = [_unwrap(cause) for cause in error.worker_failures.values()]
+    for cause in causes:
+        if isinstance(cause, RadnetLakeError):
+            return cause
+    first = causes[0]
+    text = f": {str(first).splitlines()[0][:200]}" if str(first) else ""
+    trace = traceback.extract_tb(first.__traceback__)
+    place = f" at {PurePath(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
+    what = f"a worker failed: {type(first).__name__}{place}{text}"
+    return RadnetLakeError(what, "training", "mend the cause, then go on with --resume")
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Ray Train replaces what Ctrl-C does, and leaves it so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _following(board: Any, report: TrainReport, watch: Watch | None) -> Iterator[None]:
+    """Meanwhile, keep the report as the workers tell, and show it."""
+    over = threading.Event()
+
+    def look() -> None:
+        for news in ray.get(board.take.remote()):
+            report.rows += news.pop("rows", [])
+            report.warnings += news.pop("notes", [])
+            for name, value in news.items():
+                setattr(report, name, value)
+            if report.begun < 0 and "step" in news:
+                report.begun = report.volumes
+        if watch:
+            watch(report)
+
+    def follow() -> None:
+        with suppress(ray.exceptions.RayError):
+            while not over.wait(LOOK_EVERY_S):
+                look()
+
+    if watch:
+        watch(report)
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        with suppress(ray.exceptions.RayError):
+            look()
