@@ -5,6 +5,7 @@ from stream.py. Probabilities: 3D-RADNet 2.2, softmax of sequence, view and cont
 each region of coverage. Features: the fully connected layer of 1000 before the outputs.
 """
 
+import hashlib
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -15,9 +16,9 @@ import pyarrow as pa
 import ray
 import torch
 from ray.data import ActorPoolStrategy
-from ray.exceptions import RayActorError, UserCodeException
 
 from radnet_lake.checkpoint import build_network
+from radnet_lake.cluster import count_attempts
 from radnet_lake.errors import SettingError, StoreError
 from radnet_lake.heads import Head
 from radnet_lake.stream import SeriesIndex, StreamConfig, stream_volumes
@@ -26,8 +27,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _WEIGHTS = ("format", "network", "heads", "preprocessing", "settings", "model")
 """Of a checkpoint: what prediction needs. The optimiser's state is twice the weights."""
 _MM_PER_CM = 10.0
-MOST_RESTARTS = 3
-"""Of a worker that dies, and of its batch: one that has too little memory dies each time."""
+MOST_ATTEMPTS = 3
+"""At a batch whose workers die: where memory is short, they die each time."""
 
 
 def stream_predictions(
@@ -66,30 +67,34 @@ def stream_predictions(
     workers = workers or (gpus if gpu else 1)
     threads = max(1, int(resources.get("CPU", 1)) // workers)
     weights = ray.put({name: state[name] for name in _WEIGHTS if name in state})
+    dataset.context.raise_original_map_exception = True
     predicted = dataset.map_batches(
         _Predictor,
         fn_constructor_args=(weights, threads, gpu, precision),
+        fn_args=(count_attempts(),),
         batch_size=batch,
         batch_format="numpy",
         compute=ActorPoolStrategy(size=workers),
         # Half of what it uses: those that load the volumes need the rest to start at all.
         num_cpus=max(0.5, threads // 2),
         num_gpus=1 if gpu else 0,
-        max_restarts=MOST_RESTARTS,
-        max_task_retries=MOST_RESTARTS,
     )
     try:
         for table in predicted.iter_batches(batch_size=None, batch_format="pyarrow"):
             if table.num_rows:
                 yield table
-    except RayActorError:
-        what, remedy = "a worker with the network died again and again", "use a smaller --batch"
-        raise StoreError(what, "Ray", f"{remedy} or fewer workers, if memory is short") from None
-    except UserCodeException as error:
-        if "OutOfMemoryError" not in str(error):
-            raise
+    except torch.OutOfMemoryError:
         what = "the GPU's memory is too small for a batch"
         raise SettingError(what, "--batch", "use a smaller one") from None
+
+
+def digest_weights(state: dict[str, Any]) -> str:
+    """A name for the network of a checkpoint: changes with any weight and with its shape."""
+    digest = hashlib.blake2b(repr((state["network"], state["heads"])).encode(), digest_size=8)
+    for name, weight in sorted(state["model"].items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 class _Predictor:
@@ -102,7 +107,12 @@ class _Predictor:
         self.network = build_network(ray.get(weights)).to(self.device)
 
     @torch.inference_mode()
-    def __call__(self, batch: dict[str, npt.NDArray[Any]]) -> pa.Table:
+    def __call__(self, batch: dict[str, npt.NDArray[Any]], attempts: Any) -> pa.Table:
+        # Ray Data repeats a batch whose worker died for ever.
+        first = batch["SeriesInstanceUID"][0].encode()
+        if ray.get(attempts.begin.remote(first)) > MOST_ATTEMPTS:
+            what, remedy = "a worker died at each try of a batch", "use a smaller --batch"
+            raise StoreError(what, "Ray", f"{remedy} or fewer workers, if memory is short")
         # A copy, for the batch is a view that must not be written to.
         volume = torch.from_numpy(np.array(batch["volume"]))  # (B, D, H, W)
         volume = volume[:, None].to(self.device)  # (B, 1, D, H, W)

@@ -368,6 +368,9 @@ def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
             connection.register("empty_table", empty)
             connection.execute(f"create table stored.{table} as select * from empty_table")
             connection.unregister("empty_table")
+        elif table == "series":
+            # Until it is labelled, a lake has no series, and so no predictions that count.
+            connection.execute("create table stored.series (SeriesInstanceUID varchar)")
     runs = pa.Table.from_pylist(
         [_typed_run(r) for r in opened.snapshot.runs.values()], schema.RUN_SCHEMA
     )

@@ -17,7 +17,7 @@ from radnet_lake.deidentify import Deidentifier, load_key
 from radnet_lake.errors import RadnetLakeError, SettingError
 from radnet_lake.lake import connect, locate_lake, open_lake
 
-LABEL_VIEWS = "series|funnel|label_counts|training_set|rule_use|protocols"
+LABEL_VIEWS = "series|funnel|label_counts|training_set|rule_use|protocols|audit|filled_labels"
 MAX_TABLE_ROWS = 1000
 """Rows that a table on a terminal shows; other formats give all."""
 

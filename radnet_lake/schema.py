@@ -400,6 +400,45 @@ VOLUME_FACTS: tuple[Column, ...] = (
     Column("version", pa.string(), "radnet_lake's version"),
 )
 
+SHARES = pa.map_(pa.string(), pa.float32())
+"""Class by sql/classes.csv -> its probability."""
+PREDICTION_FACTS: tuple[Column, ...] = (
+    Column("SeriesInstanceUID", pa.string(), "series"),
+    Column("checkpoint", pa.string(), "the network: a hash of its weights"),
+    Column("run", pa.string(), "name of the training run's folder"),
+    Column("preprocessing", pa.string(), "version of the preprocessing of its volumes"),
+    Column("predicted_at", pa.timestamp("us"), "when this row was made, UTC; the last row counts"),
+    Column("reason", pa.string(), "NULL, or why there is no volume, as in volumes"),
+    Column("is_final", pa.bool_(), "false: tried again next time, for its trouble may pass"),
+    Column("harvested_at", pa.timestamp("us"), "of the series' youngest instance row then"),
+    Column("n_rows", pa.int64(), "the series' instance rows then"),
+    Column("sequence", pa.string(), "the most probable class; there is no class for any other"),
+    Column("sequence_probability", pa.float32(), "of that class, among the classes"),
+    Column("sequence_probabilities", SHARES, "class to probability: sequence_probabilities['CT']"),
+    Column("view", pa.string(), "the most probable view"),
+    Column("view_probability", pa.float32(), "of that view, among the three"),
+    Column("view_probabilities", SHARES, "view to probability"),
+    Column("contrast", pa.bool_(), "an agent in the vessels is more probable than none"),
+    Column("contrast_probability", pa.float32(), "of what contrast says, 0.5 or more"),
+    Column("contrast_probabilities", SHARES, "Contrast and No Contrast to probability"),
+    Column("coverage", pa.list_(pa.string()), "regions that are more probable in than not"),
+    Column("coverage_probability", pa.float32(), "of just these, as a product over all regions"),
+    Column("coverage_probabilities", SHARES, "region to probability, each for itself"),
+    Column("effective_spacing_mm", pa.float32(), "between slices once resized to `slices`, mm"),
+    Column("slices", pa.int32(), "slices of the volumes: 48 in the paper, as in series"),
+    Column("version", pa.string(), "radnet_lake's version"),
+)
+FEATURE_FACTS: tuple[Column, ...] = (
+    Column("SeriesInstanceUID", pa.string(), "series"),
+    Column("checkpoint", pa.string(), "the network: a hash of its weights"),
+    Column("predicted_at", pa.timestamp("us"), "when this row was made, UTC; the last row counts"),
+    Column(
+        "features",
+        pa.list_(pa.float32()),
+        "the fully connected layer before the outputs: 1000 numbers, of one checkpoint comparable",
+    ),
+)
+
 RUN_FACTS: tuple[Column, ...] = (
     Column("run_id", pa.string(), "the run's name: its start, UTC, and six random digits"),
     Column("status", pa.string(), "running, finished, or broken off; a killed run stays running"),
@@ -487,7 +526,11 @@ TABLES: dict[str, pa.Schema] = {
     "files": _schema(ORIGIN, FILE_FACTS),
     "removals": _schema(ORIGIN, REMOVAL_FACTS),
     "volumes": _schema(VOLUME_FACTS),
+    "predictions": _schema(PREDICTION_FACTS),
+    "features": _schema(FEATURE_FACTS),
 }
+SERIES_TABLES = ("volumes", "predictions", "features")
+"""Of these, tables whose rows are of a series, not of a file."""
 
 DERIVED_TABLES = ("rollup", "series")
 """What labelling stores: one row per series. Their columns are those of the SQL that makes them."""
@@ -513,6 +556,8 @@ MEANINGS: dict[str, dict[str, str]] = {
     "files": _meanings(ORIGIN, FILE_FACTS),
     "runs": _meanings(RUN_FACTS),
     "volumes": _meanings(VOLUME_FACTS),
+    "predictions": _meanings(PREDICTION_FACTS),
+    "features": _meanings(FEATURE_FACTS),
 }
 """What each column of each view says; DuckDB shows it as the column's comment."""
 
@@ -523,6 +568,8 @@ _GRAINS = {
     "files": "One row per listed file: what a later run need not read again.",
     "runs": "One row per run.",
     "volumes": "One row per series and preprocessing: the resized volume, or why there is none.",
+    "predictions": "One row per series and checkpoint: the labels by the network, or why not.",
+    "features": "One row per series and checkpoint: the network's features.",
 }
 
 
