@@ -333,9 +333,23 @@ def _shortcut(
 
 
 def _conv3(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Conv3d:
-    return nn.Conv3d(
+    return _Conv3d(
         inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
     )
+
+
+class _Conv3d(nn.Conv3d):
+    """As every 3D convolution; bfloat16 on a CPU is left where the input has two slices.
+
+    With torch 2.13 the gradient of the weights there is memory that nobody wrote: NaN, or worse, a
+    number. Of 48 slices layer4 has two.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type == "cpu" and x.shape[2] == 2 and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
 
 
 def _batch_norm(channels: int) -> Norm:

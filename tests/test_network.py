@@ -223,6 +223,22 @@ def test_faster_forms_tell_nearly_the_same(how: str) -> None:
         assert not torch.equal(fast.features, plain.features)
 
 
+def test_half_precision_learns_from_two_slices() -> None:
+    """As layer4 does of 48; torch 2.13 alone gives the weights a gradient of unwritten memory."""
+    conv = RadNet(replace(SMALL, width=16)).encoder.layer2[0].conv2
+    x = torch.randn(2, conv.in_channels, 2, 6, 6)
+    upstream = torch.randn_like(x)
+    grads = []
+    for enabled in (False, True):
+        conv.zero_grad()
+        junk = torch.full((1 << 20,), float("nan"))
+        del junk  # what is read unwritten shall be seen
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            (conv(x) * upstream).sum().backward()
+        grads.append(conv.weight.grad)
+    torch.testing.assert_close(grads[1], grads[0], rtol=0, atol=0.02 * grads[0].abs().max().item())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_compiled_network_learns_the_same() -> None:
     network = RadNet(SMALL)
