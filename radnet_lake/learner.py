@@ -129,7 +129,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(number)
         weights = self.group.add_up(self.objective.weigh(batch.labels))
-        sums = self.empty_sums()
+        sums, total = self.empty_sums(), torch.zeros((), device=self.group.device)
         pieces = list(batch.split(self.config.accumulate))
         for n, piece in enumerate(pieces):
             with self._quiet(n + 1 < len(pieces)):
@@ -145,16 +145,16 @@ class Learner:
                 # DDP takes the mean over workers, the loss is a sum over them.
                 torch.autograd.backward(self.scaler.scale(loss * self.group.workers))
                 sums += some
-        self._update(f"epoch {epoch}, step {place}")
+                total += loss.detach()
+        self._update(total, f"epoch {epoch}, step {place}")
         return sums
 
-    def _update(self, where: str) -> None:
+    def _update(self, loss: Tensor, where: str) -> None:
         self.scaler.unscale_(self.optimizer)
         most = self.config.clip or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), most)
-        # The norm is of all workers' gradients: all of them stop, or none.
         may_skip = self.scaler.is_enabled() and self.scaler.get_scale() >= LEAST_SCALE
-        if not may_skip and not torch.isfinite(norm):
+        if not may_skip and not torch.isfinite(norm + loss):
             remedy = "the last checkpoint is kept; try a smaller --learning-rate, or more --warmup"
             raise RadnetLakeError("loss or gradient are not finite", where, remedy)
         self.scaler.step(self.optimizer)

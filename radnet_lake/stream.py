@@ -99,16 +99,22 @@ class StreamConfig:
                 raise SettingError(f"must be at least {least}", name, "give a larger number")
         if not 0 <= self.rank < self.workers:
             raise SettingError(f"{self.rank} is out of range", "rank", "give 0 to workers - 1")
-        if self.batch % self.workers or (self.batch and self.skip % self.batch):
+        if self.batch and (self.batch < self.workers or self.skip % self.batch):
             what = f"{self.batch} with {self.workers} workers, skip {self.skip}"
-            remedy = "give a multiple of workers, and skip whole batches"
+            remedy = "give a series to each worker, and skip whole batches"
             raise SettingError(what, "batch", remedy)
+
+    @property
+    def share(self) -> slice:
+        """Which series of a batch are this worker's; some workers have one more than others."""
+        first, last = (n * self.batch // self.workers for n in (self.rank, self.rank + 1))
+        return slice(first, last)
 
     @property
     def block_volumes(self) -> int:
         """Volumes of a block: whole batches of this worker, BLOCK_VOLUMES if they are small."""
-        share = self.batch // self.workers or 1
-        return share * max(1, BLOCK_VOLUMES // share)
+        own = self.share.stop - self.share.start or 1
+        return own * max(1, BLOCK_VOLUMES // own)
 
 
 class SeriesIndex(NamedTuple):
@@ -352,8 +358,7 @@ def _draw_order(config: StreamConfig, n_rows: int, epoch: int) -> npt.NDArray[np
         order = order[config.skip :]
     if not config.batch:
         return order[config.rank :: config.workers]
-    share = config.batch // config.workers
-    return order.reshape(-1, config.workers, share)[:, config.rank].ravel()
+    return order.reshape(-1, config.batch)[:, config.share].ravel()
 
 
 def _load(job: _Job, epoch: int, first: int, last: int) -> Iterator[pa.Table]:

@@ -122,10 +122,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _check_choices(self)
         _check_ranges(self)
-        for workers in {self.workers, self.elastic or self.workers}:
-            if self.batch % (workers * self.accumulate):
-                what = f"{self.batch} is no multiple of {workers} workers x {self.accumulate}"
-                raise SettingError(what, "--batch", "change --batch, --workers or --accumulate")
+        if self.batch < self.workers * self.accumulate:
+            what = f"{self.batch} are too few for {self.workers} workers x {self.accumulate}"
+            raise SettingError(what, "--batch", "change --batch, --workers or --accumulate")
         if self.elastic > self.workers:
             raise SettingError("is more than --workers", "--elastic", "give fewer")
         if self.precision == "fp16" and not self.gpu:

@@ -229,11 +229,14 @@ class _Worker:
             state |= self.learner.save()
         self.run.write_checkpoint(state, name)
 
-    def _stream(self, source: tuple[Any, int], config: StreamConfig, rows: int) -> Iterator[Batch]:
-        index = SeriesIndex(ray.get(source[0]), 0)
-        dataset = stream_volumes(config, index)
+    def _stream(self, source: tuple[Any, int], config: StreamConfig) -> Iterator[Batch]:
+        share = self._stream_config(self.config.batch).share
+        rows = share.stop - share.start
+        dataset = stream_volumes(config, SeriesIndex(ray.get(source[0]), 0))
         for columns in dataset.iter_batches(
-            batch_size=rows, batch_format="numpy", prefetch_batches=BATCHES_AHEAD
+            batch_size=rows,
+            batch_format="numpy",
+            prefetch_batches=BATCHES_AHEAD,
         ):
             yield to_batch(columns, self.group.device)
 
@@ -246,7 +249,7 @@ class _Worker:
             epochs = min(at_once, config.epochs - at)
             wanted = self._stream_config(config.batch)
             wanted = replace(wanted, epochs=epochs, first_epoch=at, skip=skip)
-            yield from self._stream(self.job.train, wanted, config.batch // self.group.workers)
+            yield from self._stream(self.job.train, wanted)
             at, skip = at + epochs, 0
 
     def _stream_validation(self) -> Iterator[Batch]:
@@ -255,9 +258,7 @@ class _Worker:
         if self.job.validation[1] <= self.group.rank:
             return
         wanted = replace(self._stream_config(0), shuffle=False)
-        yield from self._stream(
-            self.job.validation, wanted, self.config.batch // self.group.workers
-        )
+        yield from self._stream(self.job.validation, wanted)
 
     def _stream_config(self, batch: int) -> StreamConfig:
         config = self.config
