@@ -3,7 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test check format schema benchmark clean
+# The phantom study: `make reproduce`, with more patients or a larger network if you like.
+STUDY ?= study
+PATIENTS ?= 160
+SLICES ?= 24
+SIDE ?= 64
+DEPTH ?= 10
+WIDTH ?= 16
+EPOCHS ?= 12
+
+.PHONY: setup demo reproduce test check format schema benchmark clean
 
 setup: $(VENV)/.ready
 
@@ -14,6 +23,26 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/radnet-lake demo --out demo
+
+# Each command goes on where it stopped, so that a killed study is finished by the same command.
+# The truth is written last: without it the archive is only a part.
+$(STUDY)/archive.truth.csv: | setup
+	rm -rf $(STUDY)/archive
+	$(BIN)/radnet-lake phantom $(STUDY)/archive --patients $(PATIENTS) --seed 11
+
+reproduce: setup $(STUDY)/archive.truth.csv
+	$(BIN)/radnet-lake harvest $(STUDY)/archive --lake $(STUDY)/lake --phi keep --collection phantom
+	$(BIN)/radnet-lake label --lake $(STUDY)/lake
+	$(BIN)/radnet-lake preprocess --lake $(STUDY)/lake \
+		--slices $(SLICES) --rows $(SIDE) --columns $(SIDE)
+	if [ -e $(STUDY)/run/config.json ]; \
+	then $(BIN)/radnet-lake train --out $(STUDY)/run --resume; \
+	else $(BIN)/radnet-lake train --out $(STUDY)/run --lake $(STUDY)/lake \
+		--preprocessing $(SLICES)x$(SIDE)x$(SIDE) --depth $(DEPTH) --width $(WIDTH) \
+		--epochs $(EPOCHS) --batch 32 --learning-rate 0.002 --weight-decay 0.0001 --warmup 0.1 \
+		--channels-last; \
+	fi
+	$(BIN)/radnet-lake evaluate $(STUDY)/run --split test
 
 test: setup
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
