@@ -95,16 +95,8 @@ def evaluate(
     where = f"{run.uri}/checkpoints/{config.checkpoint}.pt"
     # Here rather than in each worker only: what does not hold together is told before they start.
     heads = build_network(state).labels
-    settings = run.read_config()
-    lake = config.lake or str(settings["lake"])
-    stream = StreamConfig(
-        lake=lake,
-        split="",
-        source=str(settings.get("source") or "tensors"),
-        settings=_read_settings(state, where),
-        shuffle=False,
-    )
-    people = _read_people(lake, wanted["SeriesInstanceUID"])
+    stream = _plan_stream(run, state, config, where)
+    people = _read_people(stream.lake, wanted["SeriesInstanceUID"])
     predicted = _predict(config, state, stream, wanted, watch)
     outcomes = [_make_outcome(head, predicted) for head in heads]
     _check_finite(outcomes, where)
@@ -114,7 +106,7 @@ def evaluate(
         run=run.uri,
         checkpoint=config.checkpoint,
         epoch=_count_epochs(state),
-        lake=lake,
+        lake=stream.lake,
         split=config.split,
         series=predicted.num_rows,
         missing=wanted.num_rows - predicted.num_rows,
@@ -126,8 +118,8 @@ def evaluate(
         collections=Counter(people["collection"].to_pylist()),
         note=str(run.read_run().get("note") or ""),
     )
-    mark = "PHANTOM DATA" if facts.is_phantom else ""
     table = format_markdown(numbers, facts)
+    mark = "PHANTOM DATA" if facts.is_phantom else ""
     files = {
         "predictions.parquet": _encode(predicted),
         "table1.md": table.encode(),
@@ -139,6 +131,20 @@ def evaluate(
         run.folder.write(f"{folder}/{name}", data)
     seconds = time.monotonic() - started
     return EvaluateReport(f"{run.uri}/{folder}", tuple(files), facts, table, seconds)
+
+
+def _plan_stream(
+    run: RunFolder, state: dict[str, Any], config: EvaluateConfig, where: str
+) -> StreamConfig:
+    """The volumes as the run took them: out of its lake, by the checkpoint's preprocessing."""
+    settings = run.read_config()
+    return StreamConfig(
+        lake=config.lake or str(settings["lake"]),
+        split="",
+        source=str(settings.get("source") or "tensors"),
+        settings=_read_settings(state, where),
+        shuffle=False,
+    )
 
 
 def _choose_series(run: RunFolder, split: str) -> pa.Table:

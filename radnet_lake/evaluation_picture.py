@@ -133,8 +133,11 @@ def _draw_reliability(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
         axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1)
         if len(bins.answers):
             share = bins.answers / bins.answers.sum()
-            axes.bar(bins.said, share, width=0.04, color=FAINT, label="share of the answers")
-            axes.plot(bins.said, bins.right, "o-", color=COLOURS[0], clip_on=False, label="is so")
+            axes.bar(bins.said, share, width=0.03, color="#d5d5d5", label="share of the answers")
+            axes.plot(bins.said, bins.right, color=FAINT, linewidth=1, clip_on=False)
+            # The more answers, the larger: a bin of three says little.
+            sizes = {"s": 20 + 200 * share, "zorder": 3, "clip_on": False}
+            axes.scatter(bins.said, bins.right, color=COLOURS[0], label="is so", **sizes)
             axes.legend(loc="upper left")
         what = "probability of the class given" if is_single else "probability of each label"
         error = numbers.get((outcome.head.name, "total", "calibration_error"))

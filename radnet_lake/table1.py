@@ -88,7 +88,8 @@ def measure(
 
     patients: (n,) of whom each series is; equal numbers are drawn together. An interval is NaN
     where resampling tells nothing: for an AUC of exactly 0 or 1, and where fewer than two patients
-    count. A share of exactly 0 or 1 has its exact (Clopper-Pearson) bound, patients counted.
+    count. A share of exactly 0 or 1 has the exact (Clopper-Pearson) bound of as many independent
+    series: every resample would say the same, as if nothing could ever go wrong.
     """
     _, patients = np.unique(patients, return_inverse=True)
     numbers = []
@@ -250,11 +251,11 @@ def _bound(
 ) -> tuple[float, float]:
     """The interval of a measure, as said in `measure`."""
     is_auc, is_whole = m.name == "auc", value in (0.0, 1.0)
-    counted = np.unique(patients[m.bottom]).size
+    counted = np.unique(patients[m.bottom]).size  # patients
     if is_auc:
         counted = min(counted, np.unique(patients[~m.bottom & np.isfinite(m.top)]).size)
     if is_whole and counted and not is_auc and not m.name.endswith("_mm"):
-        reach = TAIL ** (1 / counted)
+        reach = float(TAIL ** (1 / m.bottom.sum()))
         return (0.0, 1 - reach) if value == 0 else (reach, 1.0)
     told = draws[np.isfinite(draws)]
     if counted < 2 or not told.size or (is_auc and is_whole):

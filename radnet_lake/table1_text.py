@@ -192,8 +192,8 @@ def _explain(facts: Facts) -> list[str]:
         " network never finds it; recall says how many it finds.",
         "- blind: what the best answer would score that is the same for every image.",
         f"- 95 % intervals: {facts.resamples} bootstrap resamples of {drawn}; seed {facts.seed}."
-        f"{few} Where all or none are right: the exact bound, each patient counted once. Where"
-        f" nothing can be told: {NONE}.",
+        f"{few} Where all or none are right, resamples tell nothing: the exact bound of as many"
+        f" independent series. Where nothing can be told: {NONE}.",
         "- Calibration error: how far the stated probability is from the share that is right.",
         "- The labels are what headers say by rule, not a reader's truth.",
         "- The paper's Table 1 counts 100 series with contrast, 216 without; its Table A3 the other"
