@@ -10,7 +10,6 @@ again where one is lost; they go on from the run's last checkpoint.
 import logging
 import math
 import os
-import signal
 import tempfile
 import threading
 import time
@@ -209,7 +208,7 @@ def _fit(job: Job) -> None:
     for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     workers: Any = (config.elastic, config.workers) if config.elastic else config.workers
-    with tempfile.TemporaryDirectory(prefix="radnet-train-") as unused, _own_interrupt():
+    with tempfile.TemporaryDirectory(prefix="radnet-train-") as unused:
         trainer = TorchTrainer(
             train_on_worker,
             train_loop_config={"job": job},
@@ -226,6 +225,8 @@ def _fit(job: Job) -> None:
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
         )
+        # Ctrl-C must come out as such: Ray Train would end the process, as if all were done.
+        trainer._register_sigint_handler = lambda controller: None
         try:
             trainer.fit()
         except TrainingFailedError as error:
@@ -261,19 +262,6 @@ def _to_own(error: TrainingFailedError) -> RadnetLakeError:
     place = f" at {PurePath(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
     what = f"a worker failed: {type(first).__name__}{place}{text}"
     return RadnetLakeError(what, "training", "mend the cause, then go on with --resume")
-
-
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Ray Train replaces what Ctrl-C does, and leaves it so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -132,6 +132,22 @@ def test_the_order_depends_on_the_seed_and_the_number_of_the_epoch_alone(stored:
     assert orders(stream(stored, shuffle=False))[0] == sorted(stored.volumes)[1:]
 
 
+def test_workers_share_the_batches_that_one_would_have(stored: Stored) -> None:
+    settings: dict[str, Any] = {"epochs": 2, "seed": 2, "batch": 5}
+    alone = orders(stream(stored, **settings))
+    assert {len(order) for order in alone.values()} == {(len(stored.volumes) - 1) // 5 * 5}
+    parts = [orders(stream(stored, **settings, skip=5, workers=2, rank=rank)) for rank in (0, 1)]
+    for epoch, order in alone.items():
+        kept = order[5:] if epoch == 0 else order
+        batches = [kept[n : n + 5] for n in range(0, len(kept), 5)]
+        assert parts[0][epoch] == [uid for batch in batches for uid in batch[:2]]
+        assert parts[1][epoch] == [uid for batch in batches for uid in batch[2:]]
+    rows = [row for rank in (0, 1) for row in stream(stored, workers=2, rank=rank, shuffle=False)]
+    assert sorted(row["SeriesInstanceUID"] for row in rows) == sorted(stored.volumes)[1:]
+    with pytest.raises(SettingError, match="nothing is left to stream"):
+        stream(stored, batch=10_000)
+
+
 def test_batches_are_views_without_text_where_torch_wants_numbers(stored: Stored) -> None:
     dataset = stream_volumes(configure(stored, uids=False))
     batch = next(iter(dataset.iter_batches(batch_size=8)))
