@@ -282,10 +282,10 @@ def test_frozen_layers_stay_as_they_are(layers: int) -> None:
         assert torch.equal(tensor, before[name]) == name.startswith(fixed), name
 
 
-def test_blocks_begin_as_their_shortcut() -> None:
-    block = Encoder(SMALL).layer1[0]
-    x = torch.rand(2, 4, 4, 4, 4)
-    assert torch.equal(block(x), x)
+def test_bottlenecks_begin_as_their_shortcut() -> None:
+    x = torch.rand(2, 16, 4, 4, 4)
+    assert torch.equal(Encoder(replace(SMALL, depth=50)).layer1[1](x), x)
+    assert not torch.equal(Encoder(replace(SMALL, width=16)).layer1[0](x), x)
 
 
 @pytest.mark.parametrize(
