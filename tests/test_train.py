@@ -276,10 +276,10 @@ def test_a_damaged_checkpoint_says_that_the_best_one_helps(
         ({"batch": 512}, "--batch: the training split has"),
         ({"depth": 11}, "--depth: 11 is unknown"),
         ({"precision": "fp16"}, "--precision: fp16 needs a GPU"),
-        ({"preprocessing": "16x32x32"}, "no stored volume.*radnet-lake preprocess"),
+        ({"preprocessing": "16x32x32"}, "has a stored volume of .*radnet-lake preprocess"),
         ({"preprocessing": "1-none"}, "--preprocessing: 1-none is not in the lake; name one of"),
         ({"where": "sequence = 'nothing'"}, "the training set holds no such series"),
-        ({"where": "sequens is null"}, "where.*sequens.*describe training_set"),
+        ({"where": "sequens is null"}, "(?s)where.*sequens.*describe training_set"),
         ({"elastic": 4}, "--elastic: is more than --workers"),
         ({"learning_rate": -1.0}, "--learning-rate: -1.0 is too small"),
     ],
@@ -311,7 +311,7 @@ def test_rare_classes_count_more_and_absent_ones_nothing() -> None:
     assert sequence[4] == 0
     assert sum(w * (100 >> n) for n, w in enumerate(sequence[:4])) == pytest.approx(187)
     assert weights["coverage"][0] == 1
-    assert weights["coverage"][3] > weights["coverage"][1] > 1
+    assert weights["coverage"][3] > weights["coverage"][2] > 1
     assert [text.rpartition(": ")[2] for text in warnings] == ["T2-FLAIR", "breast"]
     plain, _ = weigh_classes(counts, read_heads(), balance=False)
     assert plain["sequence"] == [1, 1, 1, 1, 0]
