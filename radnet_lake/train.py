@@ -205,6 +205,9 @@ def _check_resources(config: TrainConfig) -> None:
 def _fit(job: Job) -> None:
     config = job.config
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(LOOK_EVERY_S))
+    if not os.environ.get("RAY_ADDRESS"):
+        # Nobody takes this machine away from us; its watcher is one more process to start.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     workers: Any = (config.elastic, config.workers) if config.elastic else config.workers
