@@ -1,4 +1,4 @@
-"""Training, timed: the network's step against others' networks of the same size.
+"""Training, timed: the step against others' networks, what loading costs it, two workers for one.
 
     python benchmarks/train.py --part step --rounds 5
 
@@ -7,27 +7,46 @@ clock about half of that where nobody else computes. All that is compared runs i
 round, every other round backwards; ratios are medians of the rounds' own ratios. MONAI's ResNet-50
 gets the same strides (its own default is a first stride of 1) and as many outputs; MedicalNet's
 design is our encoder `medicalnet`, dilated where the classic one has strides.
+
+Loader: seconds by the clock of a learner's step on batches that stream out of shards, against the
+same batch from memory, in turn; a new stream each round. DDP: volumes/s of two workers of one
+thread (gloo) against one worker of two threads, the same global batch, in turn in one run; start-up
+is left out. By the clock: only where nobody else computes do they tell anything.
 """
 
 import argparse
 import importlib.util
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
+from itertools import repeat
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from feeding import copy_lake, make_base
 from torch import Tensor, nn
 from volumes import Figures, print_table, run_alone
 
+from radnet_lake.learner import Batch, Group, Learner, to_batch
 from radnet_lake.network import NetworkConfig, RadNet
+from radnet_lake.stream import StreamConfig, stream_volumes
+from radnet_lake.train_plan import TrainConfig
 
 SHAPE = (48, 192, 192)
 BATCH = 2
 THREADS = 2
 OURS = "ours"
+LOADED = TrainConfig("", depth=18, width=16, batch=8)
+"""Ten times cheaper than the paper's network, so that loading weighs ten times more."""
+LOADED_VOLUMES, LOADED_STEPS = 512, 8
+SHARED = TrainConfig("", depth=50, width=32, batch=8)
+SHARED_SHAPE, SHARED_STEPS = (48, 96, 96), 3
 
 Step = Callable[[], None]
 
@@ -100,7 +119,100 @@ def run_step(rounds: int) -> Figures:
     return run_alone(time_step, rounds)
 
 
-PARTS: dict[str, Callable[[int], Figures]] = {"step": run_step}
+def draw_batch(count: int, shape: tuple[int, int, int]) -> Batch:
+    torch.manual_seed(0)
+    labels = {
+        "sequence": torch.randint(0, 5, (count,)),
+        "view": torch.randint(0, 3, (count,)),
+        "contrast": torch.randint(0, 2, (count,)),
+        "coverage": torch.randint(0, 2, (count, 9)).float(),
+        "spacing": torch.rand(count) * 9,
+    }
+    return Batch(torch.randint(0, 256, (count, *shape), dtype=torch.uint8), labels)
+
+
+def stream_batches(lake: str) -> Iterator[Batch]:
+    config = StreamConfig(lake, split="", epochs=10, uids=False, batch=LOADED.batch)
+    for columns in stream_volumes(config).iter_batches(
+        batch_size=LOADED.batch, batch_format="numpy", prefetch_batches=2
+    ):
+        yield to_batch(columns, torch.device("cpu"))
+
+
+def time_steps(learner: Learner, batches: Iterator[Batch], steps: int) -> float:
+    """Seconds of a step, the first left out."""
+    for n in range(steps + 1):
+        if n == 1:
+            start = time.perf_counter()
+        learner.step(next(batches), 0, n, n)
+    return (time.perf_counter() - start) / steps
+
+
+def time_loader(rounds: int) -> Figures:
+    torch.set_num_threads(THREADS)
+    learner = Learner(LOADED, RadNet(LOADED.network), {}, Group(), 1000)
+    held = draw_batch(LOADED.batch, SHAPE)
+    seconds: dict[str, list[float]] = {"streamed": [], "from memory": []}
+    with tempfile.TemporaryDirectory() as folder:
+        copy_lake(make_base(Path(folder)), f"{folder}/lake", LOADED_VOLUMES)
+        for _ in range(rounds):
+            stream = stream_batches(f"{folder}/lake")
+            seconds["streamed"].append(time_steps(learner, stream, LOADED_STEPS))
+            stream.close()  # type: ignore[attr-defined]
+            seconds["from memory"].append(time_steps(learner, repeat(held), LOADED_STEPS))
+    ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
+    figures = {f"{name}, s a step": statistics.median(some) for name, some in seconds.items()}
+    return {"loading, ResNet-18": figures | {"streamed / from memory": statistics.median(ratios)}}
+
+
+def work(rank: int, folder: str, rounds: int) -> None:
+    """A process of two: both together, then rank 0 alone while the other waits, in turn."""
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=THREADS
+    )
+    whole = draw_batch(SHARED.batch, SHARED_SHAPE)
+    own = list(whole.split(THREADS))[rank]
+    together = Learner(SHARED, RadNet(SHARED.network), {}, Group(rank, THREADS), 1000)
+    alone = Learner(SHARED, RadNet(SHARED.network), {}, Group(), 1000)
+    rates = []
+    for _ in range(rounds):
+        dist.barrier()
+        torch.set_num_threads(1)
+        shared = time_steps(together, repeat(own), SHARED_STEPS)
+        dist.barrier()
+        if rank == 0:
+            torch.set_num_threads(THREADS)
+            single = time_steps(alone, repeat(whole), SHARED_STEPS)
+            rates.append([SHARED.batch / shared, SHARED.batch / single])
+    if rank == 0:
+        torch.save(torch.tensor(rates), f"{folder}/rates.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run_ddp(rounds: int) -> Figures:
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(work, (folder, rounds), nprocs=THREADS)
+        rates = torch.load(f"{folder}/rates.pt", weights_only=True)
+    two, one = rates.median(0).values.tolist()
+    return {
+        f"DDP, ResNet-50 of width {SHARED.width}": {
+            "2 workers of 1 thread, volumes/s": two,
+            "1 worker of 2 threads, volumes/s": one,
+            "2 workers / 1 worker": (rates[:, 0] / rates[:, 1]).median().item(),
+        }
+    }
+
+
+def run_loader(rounds: int) -> Figures:
+    return run_alone(time_loader, rounds)
+
+
+PARTS: dict[str, Callable[[int], Figures]] = {
+    "step": run_step,
+    "loader": run_loader,
+    "ddp": run_ddp,
+}
 
 
 def main() -> None:

@@ -130,7 +130,8 @@ class _Worker:
     def train(self) -> None:
         """All epochs that are left."""
         self._describe_machine()
-        self._tell(epoch=self.progress.epoch, step=self.progress.step)
+        at = self.progress
+        self._tell(epoch=at.epoch, step=at.step, best_epoch=at.best_epoch)
         if self.progress.is_done(self.config):
             return
         batches = self._stream_training()

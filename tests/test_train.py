@@ -192,7 +192,11 @@ def await_metrics(folder: RunFolder, process: subprocess.Popen[bytes], log: Path
 
 
 def test_a_killed_driver_is_resumed_from_s3(
-    lake: Lake, whole: tuple[RunFolder, TrainReport], s3: S3Server, tmp_path: Path
+    lake: Lake,
+    whole: tuple[RunFolder, TrainReport],
+    s3: S3Server,
+    ray_local: str,
+    tmp_path: Path,
 ) -> None:
     folder = RunFolder(f"s3://{s3.bucket()}/run")
     flags = [
@@ -201,13 +205,15 @@ def test_a_killed_driver_is_resumed_from_s3(
         for word in (f"--{name.replace('_', '-')}", *([] if value is True else [str(value)]))
     ]
     command = [COMMAND, "train", "--lake", lake.uri, "--out", folder.uri, *flags]
-    env = {**os.environ, "RADNET_LAKE_KEY": KEY}
+    env = {**os.environ, "RADNET_LAKE_KEY": KEY, "RAY_ADDRESS": ray_local}
     log = tmp_path / "log"
     with log.open("wb") as file:
         process = subprocess.Popen(command, stderr=file, env=env, start_new_session=True)
-    await_metrics(folder, process, log)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    try:
+        await_metrics(folder, process, log)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
     left = (
         folder.read_checkpoint("last")["progress"]["epoch"] if folder.has_checkpoint("last") else 0
     )
