@@ -34,6 +34,8 @@ BEST = "checkpoints/best.pt"
 """Where a run's folder has the checkpoint that did best on the validation split."""
 MOST_BYTES = 8 << 30
 """Of a file: eight times ResNet-101 with Adam's state."""
+MOST_CHANNELS = 64
+"""Of others' input: a small file can claim any number (one value, strides of 0)."""
 PIECE_BYTES = 16 << 20
 """Read at a time, since a store's patience is per request."""
 
@@ -159,7 +161,7 @@ def load_foreign(network: RadNet, uri: str) -> MatchReport:
     }
     changed = _fold_biases(found, own)
     conv1 = found.get("conv1.weight")
-    if conv1 is not None and conv1.dim() == 5 and conv1.shape[1] > 1:
+    if conv1 is not None and conv1.dim() == 5 and 1 < conv1.shape[1] <= MOST_CHANNELS:
         found["conv1.weight"] = conv1.sum(1, keepdim=True)
         changed.append(f"conv1.weight ({conv1.shape[1]} input channels summed)")
     fits = {name for name in own if name in found and found[name].shape == own[name].shape}
@@ -203,7 +205,8 @@ def _fold_biases(found: dict[str, Tensor], own: Mapping[str, Tensor]) -> list[st
     changed = []
     for name in [key for key in found if key.endswith("downsample.0.bias") and key not in own]:
         mean = name.replace("downsample.0.bias", "downsample.1.running_mean")
-        if mean in own and mean in found and found[mean].shape == found[name].shape:
+        fits = mean in own and mean in found
+        if fits and own[mean].shape == found[mean].shape == found[name].shape:
             found[mean] = found[mean] - found.pop(name)
             changed.append(f"{mean} (less the convolution's bias)")
     return changed

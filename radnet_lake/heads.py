@@ -1,8 +1,6 @@
 """The network's outputs, as sql/classes.csv lists them: heads, losses and metrics follow `kind`."""
 
 import csv
-from itertools import groupby
-from operator import itemgetter
 from typing import NamedTuple
 
 from radnet_lake import schema
@@ -24,20 +22,23 @@ class Head(NamedTuple):
 
 
 def read_heads() -> tuple[Head, ...]:
-    """The heads, in the order of the file. Raises LakeError that names the line to mend."""
+    """The heads, in the order of the file. Raises LakeError that names a head which is wrong."""
     path = schema.SQL_DIR / "classes.csv"
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        groups.setdefault(row["head"], []).append(row)
     heads = []
-    for name, some in groupby(rows, itemgetter("head")):
-        group = list(some)
-        kind = group[0]["kind"]
-        indices = [row["index"] for row in group]
-        whole = indices == [str(n) for n in range(len(group))] and {r["kind"] for r in group} == {
-            kind
-        }
-        if not whole or kind not in KINDS or (kind == "scalar" and len(group) > 1):
-            remedy = f"index runs from 0 without a gap, kind is one of {', '.join(KINDS)}"
+    for name, some in groups.items():
+        kind = some[0]["kind"]
+        numbered = [row["index"] for row in some] == [str(n) for n in range(len(some))]
+        alike = kind in KINDS and all(row["kind"] == kind for row in some)
+        if not numbered or not alike or (kind == "scalar" and len(some) > 1):
+            remedy = (
+                "its indices run 0, 1, 2, ... in order, its kind is the same in each row, one of "
+                f"{', '.join(KINDS)}, and a scalar has one row"
+            )
             raise LakeError(f"the head {name} is wrong", path.name, remedy)
-        heads.append(Head(name, kind, tuple(row["value"] for row in group)))
+        heads.append(Head(name, kind, tuple(row["value"] for row in some)))
     return tuple(heads)

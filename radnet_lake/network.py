@@ -7,7 +7,7 @@ MedicalNet name them, so that theirs can be loaded (checkpoint.load_foreign).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -29,21 +29,21 @@ BOTTLENECK_FROM = 50
 """From this depth on, blocks have three convolutions."""
 NORMS = ("batch", "group")
 LEAST_SIDE = 8
-"""Voxels along each axis: of fewer, nothing but one voxel is left after layer2."""
+"""Voxels along each axis: layer2 makes one of so many."""
 
 
 @dataclass(frozen=True)
 class NetworkConfig:
     """Shape of the network. The defaults are the paper's."""
 
-    depth: int = field(default=50, metadata={"choices": tuple(DEPTHS)})
-    """depth of the 3D ResNet"""
+    depth: int = 50
+    """depth of the 3D ResNet: 10, 18, 34, 50 or 101"""
     width: int = 64
     """channels of its first layer; 64 is the paper's, 16 learns on a laptop"""
     features: int = 1000
     """width of the fully connected layer before the heads"""
-    norm: str = field(default="batch", metadata={"choices": NORMS})
-    """normalisation; group does not depend on the batch: for batches of one or two a worker"""
+    norm: str = "batch"
+    """normalisation: batch, or group, which suits batches of one or two volumes a worker"""
     encoder: str = "resnet"
     """resnet: the classic strides; medicalnet: dilated layers 3 and 4, as MedicalNet's weights"""
     stem_stride: int = 2

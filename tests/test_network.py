@@ -66,7 +66,7 @@ def test_heads_are_those_of_the_paper() -> None:
         "view,single,0,axial,\nview,multi,1,coronal,",
         "view,vector,0,axial,",
         "spacing,scalar,0,a,\nspacing,scalar,1,b,",
-        "view,single,0,axial,\nspacing,scalar,0,mm,\nview,single,1,coronal,",
+        "view,single,0,axial,\nspacing,scalar,0,mm,\nview,single,0,coronal,",
     ],
 )
 def test_wrong_classes_are_told(rows: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
