@@ -288,6 +288,10 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+NEEDED_TO_TRAIN = ("torch", "sklearn")
+"""Packages of the extra `train`; harvesting and labelling do without."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 1 failed work, 2 a wrong setting."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -303,6 +307,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
+    except ModuleNotFoundError as error:
+        if debug or error.name not in NEEDED_TO_TRAIN:
+            raise
+        remedy = "pip install 'radnet_lake[train]'"
+        print(f"error: {error.name}: is not installed; {remedy}", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,19 +1,33 @@
-"""The demo: a phantom archive, its lake, labels and volumes, a picture, and what to try next."""
+"""The demo: a phantom archive, its lake, labels, volumes, a small network, and what to try next."""
 
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from radnet_lake.evaluate import EvaluateConfig, evaluate
 from radnet_lake.explain import ExplainConfig, explain
 from radnet_lake.harvest import HarvestConfig, harvest
 from radnet_lake.label import LabelConfig, label
 from radnet_lake.lake import connect
 from radnet_lake.phantom import PhantomConfig, phantom
+from radnet_lake.predict import PredictConfig, predict
 from radnet_lake.preprocess import PreprocessConfig, preprocess
 from radnet_lake.query import QueryConfig, query
 from radnet_lake.show import ShowConfig, show
 from radnet_lake.summary import print_label
-from radnet_lake.watch import HarvestWatch, PreprocessWatch, print_harvest, print_preprocess
+from radnet_lake.train import TrainConfig, train
+from radnet_lake.watch import (
+    EvaluateWatch,
+    HarvestWatch,
+    PredictWatch,
+    PreprocessWatch,
+    TrainWatch,
+    print_evaluate,
+    print_harvest,
+    print_predict,
+    print_preprocess,
+    print_train,
+)
 
 QUERIES = (
     "select run_id, status, objects_seen, instances, rejects, known, adds_up from runs",
@@ -24,6 +38,10 @@ QUERIES = (
     " any_value(ContrastBolusAgent) as agent from instances where object_kind = 'image'"
     " group by SeriesInstanceUID order by all limit 12",
     "select reason, detail, count(*) as n from rejects group by all",
+)
+AUDIT = (
+    "select label, header_value, network_value, round(surprise, 2) as surprise, split"
+    " from audit limit 10"
 )
 
 
@@ -43,17 +61,22 @@ class DemoConfig:
 
     out: str = "demo"
     """folder to write into"""
-    patients: int = 3
-    """patients of the phantom archive"""
+    patients: int = 16
+    """patients of the phantom archive; of fewer than 4 none may be left to test on"""
+    seed: int = 11
+    """of the phantom archive and the network"""
 
 
 def demo(config: DemoConfig) -> None:
-    """Make a phantom archive, harvest, label and preprocess it; show the lake's answers."""
+    """Make a phantom archive, harvest, label and preprocess it; train a small network on it.
+
+    Goes on where it stopped.
+    """
     out = Path(config.out).absolute()
     archive, lake = out / "archive", out / "lake"
     if not archive.exists():
         print(f"making a phantom archive of {config.patients} patients ...", flush=True)
-        phantom(PhantomConfig(out=str(archive), patients=config.patients))
+        phantom(PhantomConfig(out=str(archive), patients=config.patients, seed=config.seed))
     # Nobody's data: there is nothing to pseudonymise.
     settings = HarvestConfig(
         sources=(str(archive),), lake=str(lake), phi="keep", collection="phantom"
@@ -71,16 +94,53 @@ def demo(config: DemoConfig) -> None:
         print(f"\n$ radnet-lake explain {uid} --lake {shlex.quote(str(lake))}")
         print(explain(ExplainConfig(series=uid, lake=str(lake))))
     _look(str(lake), str(out / "volumes.png"))
+    _learn(str(lake), str(out / "run"), config.seed)
     print(f"\nThe lake is {lake}; ask it more: radnet-lake shell --lake {shlex.quote(str(lake))}")
 
 
 def _look(lake: str, picture: str) -> None:
     """Preprocess, and draw what is to be trained on."""
     print(f"\n$ radnet-lake preprocess --lake {shlex.quote(lake)}")
-    with PreprocessWatch() as watch:
-        report = preprocess(PreprocessConfig(lake=lake), watch)
-    print_preprocess(report)
+    _preprocess(PreprocessConfig(lake=lake))
     kept = "excluded_by is null"
     print(f'\n$ radnet-lake show --lake {shlex.quote(lake)} --where "{kept}" -o {picture}')
     *_, last = show(ShowConfig(output=picture, lake=lake, where=kept))
     print(last)
+
+
+def _learn(lake: str, run: str, seed: int) -> None:
+    """Train a small network on small volumes, test it, ask it."""
+    at, folder = f"--lake {shlex.quote(lake)}", shlex.quote(run)
+    slices, side = 16, 48
+    print(f"\n$ radnet-lake preprocess {at} --slices {slices} --rows {side} --columns {side}")
+    _preprocess(PreprocessConfig(lake=lake, slices=slices, rows=side, columns=side))
+    config = TrainConfig(
+        out=run,
+        lake=lake,
+        resume=Path(run, "config.json").exists(),
+        preprocessing=f"{slices}x{side}x{side}",
+        depth=10,
+        width=16,
+        learning_rate=0.002,
+        channels_last=True,
+        seed=seed,
+    )
+    flags = "--depth 10 --width 16 --learning-rate 0.002 --channels-last"
+    print(
+        f"\n$ radnet-lake train {at} --out {folder} --preprocessing {config.preprocessing} {flags}"
+    )
+    with TrainWatch() as watch:
+        print_train(train(config, watch))
+    print(f"\n$ radnet-lake evaluate {folder} --split test")
+    with EvaluateWatch() as watching:
+        print_evaluate(evaluate(EvaluateConfig(run=run), watching))
+    print(f"\n$ radnet-lake predict --run {folder} {at}")
+    with PredictWatch() as asking:
+        print_predict(predict(PredictConfig(run=run, lake=lake), asking))
+    print(f'\n$ radnet-lake query {at} "{AUDIT}"')
+    query(QueryConfig(sql=AUDIT, lake=lake))
+
+
+def _preprocess(config: PreprocessConfig) -> None:
+    with PreprocessWatch() as watch:
+        print_preprocess(preprocess(config, watch))
