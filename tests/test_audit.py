@@ -88,7 +88,7 @@ def see(series: Row, checkpoint: str = "first", **changes: Any) -> Row:
         "coverage": series["coverage"],
         "coverage_probability": math.prod(max(p, 1 - p) for _, p in regions),
         "coverage_probabilities": regions,
-        "effective_spacing_mm": series["slice_spacing_mm"] + draw.gauss(0.3, 0.2),
+        "effective_spacing_mm": series["slice_spacing_mm"] * draw.uniform(1.0, 1.2),
         "slices": 16,
     } | changes
 

@@ -28,14 +28,16 @@ seen as (
 ),
 
 placed as (
-    select *, p_spacing_mm - spacing_mm as difference_mm
+    -- of the ratio, for large spacings err by more mm; a network may say less than nothing
+    select *, ln(greatest(p_spacing_mm, 0.1) / spacing_mm) as ratio
     from seen
+    where spacing_mm > 0
 ),
 
 centred as (
     select
         *,
-        abs(difference_mm - median(difference_mm) over (partition by checkpoint)) as error_mm,
+        abs(ratio - median(ratio) over (partition by checkpoint)) as error,
     from placed
 ),
 
@@ -110,9 +112,9 @@ compared as (
         false,
         format('{:.2f}', p_spacing_mm),
         -- of an error as large: half of all are beyond the median, and they fall off exponentially
-        0.5 ** (error_mm / greatest(median(error_mm) over (partition by checkpoint), 0.01)),
+        0.5 ** (error / greatest(median(error) over (partition by checkpoint), 0.001)),
     from centred
-    where error_mm is not null
+    where error is not null
 )
 
 select
@@ -140,7 +142,7 @@ comment on column audit.label is
 comment on column audit.header_value is 'as in series; spacing: between resized slices, mm';
 comment on column audit.network_value is 'what the network holds most probable';
 comment on column audit.probability is
-'of header_value by the network; coverage: the least region''s; spacing: of so large a difference';
+'of header_value by the network; coverage: the least region''s; spacing: of a ratio so far off';
 comment on column audit.surprise is '-ln(probability), at most 16';
 comment on column audit.rule_id is 'the rule that made header_value; see rule_use';
 comment on column audit.tier is 'how strong its evidence is';
