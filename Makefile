@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The phantom study: `make reproduce`, with more patients or a larger network if you like.
-STUDY ?= study
 PATIENTS ?= 160
 SLICES ?= 24
 SIDE ?= 64
 DEPTH ?= 10
 WIDTH ?= 16
 EPOCHS ?= 12
+MORE ?=
+STUDY ?= study/$(PATIENTS)
+RUN ?= $(STUDY)/run-$(SLICES)x$(SIDE)-depth$(DEPTH)-width$(WIDTH)
 
 .PHONY: setup demo reproduce test check format schema benchmark clean
 
@@ -27,6 +29,7 @@ demo: setup
 # Each command goes on where it stopped, so that a killed study is finished by the same command.
 # The truth is written last: without it the archive is only a part.
 $(STUDY)/archive.truth.csv: | setup
+	mkdir -p $(STUDY)
 	rm -rf $(STUDY)/archive
 	$(BIN)/radnet-lake phantom $(STUDY)/archive --patients $(PATIENTS) --seed 11
 
@@ -35,14 +38,11 @@ reproduce: setup $(STUDY)/archive.truth.csv
 	$(BIN)/radnet-lake label --lake $(STUDY)/lake
 	$(BIN)/radnet-lake preprocess --lake $(STUDY)/lake \
 		--slices $(SLICES) --rows $(SIDE) --columns $(SIDE)
-	if [ -e $(STUDY)/run/config.json ]; \
-	then $(BIN)/radnet-lake train --out $(STUDY)/run --resume; \
-	else $(BIN)/radnet-lake train --out $(STUDY)/run --lake $(STUDY)/lake \
-		--preprocessing $(SLICES)x$(SIDE)x$(SIDE) --depth $(DEPTH) --width $(WIDTH) \
-		--epochs $(EPOCHS) --batch 32 --learning-rate 0.002 --weight-decay 0.0001 --warmup 0.1 \
-		--channels-last; \
-	fi
-	$(BIN)/radnet-lake evaluate $(STUDY)/run --split test
+	$(BIN)/radnet-lake train --out $(RUN) $(if $(wildcard $(RUN)/config.json),--resume) \
+		--lake $(STUDY)/lake --preprocessing $(SLICES)x$(SIDE)x$(SIDE) \
+		--depth $(DEPTH) --width $(WIDTH) --epochs $(EPOCHS) --batch 32 --learning-rate 0.002 \
+		--weight-decay 0.0001 --warmup 0.1 --channels-last $(MORE)
+	$(BIN)/radnet-lake evaluate $(RUN) --split test
 
 test: setup
 	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
@@ -69,6 +69,7 @@ benchmark: setup
 	$(BIN)/python benchmarks/volumes.py
 	$(BIN)/python benchmarks/preprocess.py
 	$(BIN)/python benchmarks/feeding.py
+	$(BIN)/python benchmarks/train.py
 
 clean:
 	rm -rf $(VENV) demo

@@ -384,7 +384,10 @@ def _add_flags(parser: argparse.ArgumentParser, config: type) -> None:
         flag = "--" + field.name.replace("_", "-")
         short = [field.metadata["short"]] if "short" in field.metadata else []
         if field.default is False:
-            parser.add_argument(*short, flag, action="store_true", help=text)
+            # Where defaults may come from elsewhere, a flag must be able to say no, too.
+            both = argparse.BooleanOptionalAction if hasattr(config, "read_defaults") else None
+            action: Any = both or "store_true"
+            parser.add_argument(*short, flag, action=action, default=False, help=text)
         else:
             parser.add_argument(
                 *short,

@@ -65,7 +65,7 @@ def stream_predictions(
         remedy = "ask for fewer workers, or leave --gpu out"
         raise SettingError(f"the Ray cluster has {gpus} GPUs", "--gpu", remedy)
     workers = workers or (gpus if gpu else 1)
-    threads = max(1, int(resources.get("CPU", 1)) // workers)
+    threads = _share_cores(workers, gpu)
     weights = ray.put({name: state[name] for name in _WEIGHTS if name in state})
     dataset.context.raise_original_map_exception = True
     predicted = dataset.map_batches(
@@ -95,6 +95,14 @@ def digest_weights(state: dict[str, Any]) -> str:
         digest.update(name.encode())
         digest.update(weight.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _share_cores(workers: int, gpu: bool) -> int:
+    """Threads of one of so many workers: it lives on one node, the smallest that it may come to."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fit = [node for node in nodes if node.get("GPU" if gpu else "CPU", 0) >= 1] or nodes
+    each = -(-workers // len(fit))
+    return max(1, int(min(node.get("CPU", 1) for node in fit)) // each)
 
 
 class _Predictor:

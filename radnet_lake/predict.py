@@ -260,7 +260,9 @@ class _Run:
         self, lake: Lake, model: Model, facts: pa.Table, report: PredictReport, watch: Watch | None
     ) -> None:
         self.lake, self.model, self.report, self.watch = lake, model, report, watch
-        self.facts = facts.select(["SeriesInstanceUID", "harvested_at", "n_rows"])
+        self.facts = facts.select(["harvested_at", "n_rows"])
+        uids = facts["SeriesInstanceUID"].to_pylist()
+        self.places = {uid: n for n, uid in enumerate(uids)}
         self.committed = time.monotonic()
         self.predictions: list[pa.Table] = []
         self.features: list[pa.Table] = []
@@ -281,8 +283,8 @@ class _Run:
 
     def _take(self, rows: pa.Table) -> None:
         described = describe_rows(self.model, rows)
-        names = self.facts["SeriesInstanceUID"].combine_chunks()
-        facts = self.facts.take(pc.index_in(described["SeriesInstanceUID"], value_set=names))
+        uids = described["SeriesInstanceUID"].to_pylist()
+        facts = self.facts.take(pa.array([self.places[uid] for uid in uids], pa.int64()))
         for name in ("harvested_at", "n_rows"):
             described = described.append_column(name, facts[name])
         reasons = Counter(described["reason"].to_pylist())

@@ -80,7 +80,7 @@ class RunFolder:
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return bool(self.folder.names("config.json"))
+        return self._has("config.json")
 
     def read_config(self) -> dict[str, Any]:
         """The settings, fields of train.TrainConfig. Raises SettingError where there is no run."""
@@ -110,7 +110,7 @@ class RunFolder:
 
     def read_metrics(self) -> pa.Table:
         """The rows so far, as METRICS; none before the end of the first epoch."""
-        if not self.folder.names("metrics.csv"):
+        if not self._has("metrics.csv"):
             return METRICS.empty_table()
         types = pa.csv.ConvertOptions(column_types=METRICS)
         data = pa.BufferReader(self._read("metrics.csv"))
@@ -127,7 +127,7 @@ class RunFolder:
 
     def has_checkpoint(self, name: str = "best") -> bool:
         """Whether checkpoints/<name>.pt is there."""
-        return bool(self.folder.names(f"checkpoints/{name}.pt"))
+        return self._has(f"checkpoints/{name}.pt")
 
     def read_checkpoint(self, name: str = "best") -> dict[str, Any]:
         """checkpoints/<name>.pt as checkpoint.decode_checkpoint gives it.
@@ -143,6 +143,10 @@ class RunFolder:
     def write_checkpoint(self, state: dict[str, Any], name: str) -> None:
         """Replace checkpoints/<name>.pt; the one before stays where that fails."""
         self.folder.write(f"checkpoints/{name}.pt", encode_checkpoint(state))
+
+    def _has(self, name: str) -> bool:
+        # names() lists what begins so, as a copy put aside under last.pt.bad.
+        return name in self.folder.names(name)
 
     def _read(self, name: str) -> bytes:
         try:

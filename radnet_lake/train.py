@@ -53,6 +53,8 @@ __all__ = ["TrainConfig", "TrainReport", "resume_config", "train"]
 
 WORKER_CPUS = 0.75
 """Logical CPUs of a worker: what it leaves of each is for loading volumes."""
+START_S = 90
+"""Time after which workers that did not start are told of: Ray waits for resources for ever."""
 LOOK_EVERY_S = 0.5
 """How often Ray Train looks after its workers, and we at what they tell."""
 
@@ -120,15 +122,18 @@ def train(config: TrainConfig, watch: Watch | None = None) -> TrainReport:
 
 def _start(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
     """Freeze what the run is made of; from then on its folder is a run."""
-    if run.exists():
+    if run.exists() or run.has_checkpoint("last"):
         remedy = f"go on with it by --resume --out {run.uri}, or name another folder"
         raise SettingError("holds a run already", run.uri, remedy)
     settings = choose_settings(config)
     heads = read_heads()
-    series = freeze_series(config, settings)
+    series, left_out = freeze_series(config, settings)
     about = describe_run(config, settings, series, heads)
     counts = about["classes"]["train"]
     weights, warnings = weigh_classes(counts, heads, config.balance)
+    if left_out:
+        remedy = "run: radnet-lake preprocess"
+        warnings.append(f"{left_out} series of the training set have no stored volume; {remedy}")
     if stale := warn_if_stale(open_lake(locate_lake(config.lake))):
         warnings.append(stale)
     about |= {"weights": weights, "warnings": warnings}
@@ -172,7 +177,9 @@ def _plan(
         what = f"the training split has {n_train} series, fewer than a batch of {config.batch}"
         raise SettingError(what, "--batch", "give a smaller one, or label and preprocess more")
     told = ("lake", "lake_version", "rule_set", "mode", "series", "seed", "radnet_lake", "git")
-    kept = {name: about[name] for name in told} | {"config": keep_config(config)}
+    # A condition may name patients; weights travel further than the run's folder.
+    settled = {name: value for name, value in keep_config(config).items() if name != "where"}
+    kept = {name: about[name] for name in told} | {"config": settled}
     job = Job(
         config=config,
         run=run.uri,
@@ -202,6 +209,12 @@ def _check_resources(config: TrainConfig) -> None:
         raise SettingError(what, "--workers", "give fewer, or train on a cluster: RAY_ADDRESS")
 
 
+def _describe_wait() -> str:
+    held = ray.available_resources()
+    free = ", ".join(f"{held.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
+    return f"no worker has begun for {START_S} s; free in the Ray cluster: {free}"
+
+
 def _fit(job: Job) -> None:
     config = job.config
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(LOOK_EVERY_S))
@@ -219,6 +232,8 @@ def _fit(job: Job) -> None:
                 num_workers=workers,
                 use_gpu=config.gpu,
                 resources_per_worker={"CPU": WORKER_CPUS} | ({"GPU": 1} if config.gpu else {}),
+                # More workers begin at the last checkpoint: not more often than there is one.
+                elastic_resize_monitor_interval_s=max(60, 60 * config.checkpoint_minutes),
             ),
             run_config=RunConfig(
                 # Our checkpoints are files of the run's folder: Ray Train has nothing to store.
@@ -271,6 +286,7 @@ def _to_own(error: TrainingFailedError) -> RadnetLakeError:
 def _following(board: Any, report: TrainReport, watch: Watch | None) -> Iterator[None]:
     """Meanwhile, keep the report as the workers tell, and show it."""
     over = threading.Event()
+    late = time.monotonic() + START_S
 
     def look() -> None:
         for news in ray.get(board.take.remote()):
@@ -280,6 +296,10 @@ def _following(board: Any, report: TrainReport, watch: Watch | None) -> Iterator
                 setattr(report, name, value)
             if report.begun < 0 and "step" in news:
                 report.begun = report.volumes
+        nonlocal late
+        if report.begun < 0 and time.monotonic() > late:
+            late = math.inf
+            report.warnings.append(_describe_wait())
         if watch:
             watch(report)
 

@@ -143,7 +143,7 @@ class TrainConfig:
     def read_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of --config, or of the run that --resume names: defaults for the flags."""
         if values["resume"]:
-            return RunFolder(values["out"]).read_config()
+            return _read_run(values["out"])
         return _read_file(values["config"]) if values["config"] else {}
 
 
@@ -183,10 +183,20 @@ def _read_file(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         what = f"cannot be read ({type(error).__name__})"
         raise SettingError(what, path, "give a config.json as a run has it") from None
+    return _refuse_unknown(values, path)
+
+
+def _read_run(out: str) -> dict[str, Any]:
+    run = RunFolder(out)
+    return _refuse_unknown(run.read_config(), f"{run.uri}/config.json")
+
+
+def _refuse_unknown(values: Any, where: str) -> dict[str, Any]:
     known = {f.name for f in fields(TrainConfig)} - set(NOT_KEPT)
     unknown = sorted(set(values) - known) if isinstance(values, dict) else ["it is no object"]
     if unknown:
-        raise SettingError(f"unknown settings: {', '.join(unknown)}", path, "take them out")
+        remedy = "take them out, or use the radnet_lake that wrote them"
+        raise SettingError(f"unknown settings: {', '.join(unknown)}", where, remedy)
     return dict(values)
 
 
@@ -199,7 +209,7 @@ def keep_config(config: TrainConfig) -> dict[str, Any]:
 
 def resume_config(out: str, **changes: Any) -> TrainConfig:
     """The settings of the run in `out`, to go on with it; `changes` of those in MAY_CHANGE."""
-    return TrainConfig(**RunFolder(out).read_config() | changes, out=out, resume=True)
+    return TrainConfig(**_read_run(out) | changes, out=out, resume=True)
 
 
 def refuse_changes(config: TrainConfig, before: Mapping[str, Any]) -> None:
@@ -246,20 +256,22 @@ def choose_settings(config: TrainConfig) -> ResampleSettings:
     return settings
 
 
-def freeze_series(config: TrainConfig, settings: ResampleSettings) -> pa.Table:
-    """The series of all splits with their labels now, as run_folder.SERIES.
+def freeze_series(config: TrainConfig, settings: ResampleSettings) -> tuple[pa.Table, int]:
+    """The series of all splits with their labels now, as run_folder.SERIES; how many are left out.
 
-    Raises SettingError where the condition is wrong, or none of them can be trained on.
+    Left out is what has no stored volume. Raises SettingError where the condition is wrong, or none
+    of them can be trained on.
     """
     stream = StreamConfig(config.lake, "", config.where, config.source, settings)
-    rows = index_series(stream).rows
+    index = index_series(stream)
+    rows = index.rows.drop(["shard"]) if "shard" in index.rows.column_names else index.rows
     with connect(config.lake) as connection:
-        connection.register("held", rows.drop(["shard"]) if "shard" in rows.column_names else rows)
+        connection.register("held", rows)
         joined = connection.sql(
             "select h.*, t.split from held as h inner join training_set as t"
             " using (SeriesInstanceUID) order by h.SeriesInstanceUID"
         )
-        return joined.to_arrow_table().select(SERIES.names).cast(SERIES)
+        return joined.to_arrow_table().select(SERIES.names).cast(SERIES), index.left_out
 
 
 def count_classes(series: pa.Table, heads: tuple[Head, ...]) -> dict[str, dict[str, int]]:

@@ -9,6 +9,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -117,7 +118,17 @@ class _Worker:
         total = self.config.epochs * job.steps
         self.learner = Learner(self.config, network, job.weights, self.group, total)
         self.progress = self._restore(state) if state else Progress()
+        self._check_place()
+        self.lost: Counter[str] = Counter()
         self.told = self.saved = time.monotonic()
+
+    def _check_place(self) -> None:
+        """All workers must go on from the same step: one may have read a checkpoint's successor."""
+        done = self.progress.epoch * self.job.steps + self.progress.step
+        place = torch.tensor(float(done), dtype=torch.float64, device=self.group.device)
+        total = self.group.add_up(place)
+        if int(total) != done * self.group.workers:
+            raise RuntimeError("workers read different checkpoints")  # Ray starts them again
 
     def _restore(self, state: dict[str, Any]) -> Progress:
         try:
@@ -173,7 +184,13 @@ class _Worker:
 
     def _end_epoch(self, rows: list[dict[str, Any]]) -> None:
         progress = self.progress
-        loss = rows[-1]["loss"]
+        self._tell_lost()
+        # Of validation series without any label nothing is known.
+        loss = next((row["loss"] for row in reversed(rows) if _is_told(row)), None)
+        if loss is None or not math.isfinite(loss):
+            what = "no series gave a volume with a label" if loss is None else "loss is not finite"
+            remedy = "the last checkpoint is kept; check volumes and labels, or --learning-rate"
+            raise RadnetLakeError(what, f"epoch {progress.epoch}", remedy)
         is_best = loss < progress.best_loss or progress.best_epoch < 0
         if is_best:
             progress.best_loss, progress.best_epoch = loss, progress.epoch
@@ -239,6 +256,8 @@ class _Worker:
             batch_format="numpy",
             prefetch_batches=BATCHES_AHEAD,
         ):
+            if "reason" in columns:
+                self.lost.update(reason for reason in columns["reason"] if reason is not None)
             yield to_batch(columns, self.group.device)
 
     def _stream_training(self) -> Iterator[Batch]:
@@ -296,6 +315,19 @@ class _Worker:
         self._tell(epoch=self.progress.epoch, step=self.progress.step, loss=loss)
         self.told = time.monotonic()
 
+    def _tell_lost(self) -> None:
+        """Say how many series of the epoch gave this worker no volume, and why."""
+        if self.lost:
+            told = ", ".join(f"{n} {reason}" for reason, n in self.lost.most_common())
+            notes = [f"epoch {self.progress.epoch + 1}: series without a volume: {told}"]
+            self.job.board.post.remote({"notes": notes})
+            self.lost.clear()
+
     def _tell(self, **news: Any) -> None:
         if self.group.rank == 0:
             self.job.board.post.remote(news)
+
+
+def _is_told(row: dict[str, Any]) -> bool:
+    """Whether any label was known in a row of metrics.csv."""
+    return any(row[name] is not None for name in row if name.startswith("loss_"))

@@ -35,13 +35,26 @@ TAKEN = ("BucketAlreadyExists", "BucketAlreadyOwnedByYou")
 KEY = "0123456789abcdef" * 4
 """The key to pseudonymise with that the workers of `ray_local` have."""
 PORTS_PER_WORKER = 1_500
-LONGEST_FIRST = ("test_killed", "test_readme", "test_jobs", "test_harvest", "test_label")
+LONGEST_FIRST = (
+    "test_train",
+    "test_readme",
+    "test_label",
+    "test_preprocess",
+    "test_killed",
+    "test_network",
+    "test_predict",
+    "test_evaluate",
+    "test_jobs",
+    "test_harvest",
+)
 
 # Others use the processor too, so no example's time says anything.
 hypothesis.settings.register_profile(
     "shared", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("shared")
+# Else torch's threads wait for each other by counting, on processors that other tests need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # Without it each Ray that starts writes a token to the home folder, and two at once two.
 os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 

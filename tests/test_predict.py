@@ -37,7 +37,7 @@ SILENT, DAMAGED = "1.2.826.1", "1.2.826.2"
 """Series that no header says the sequence of; one has pixels, the other too few of them."""
 NUMBERS = ("sequence_probability", "view_probability", "contrast_probability")
 
-pytestmark = pytest.mark.usefixtures("ray_local")
+pytestmark = [pytest.mark.usefixtures("ray_local"), pytest.mark.timeout(900)]
 
 
 class Made(NamedTuple):

@@ -99,3 +99,11 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
     model = run.read_checkpoint("last")["model"]
     torch.testing.assert_close(model, make_checkpoint(1)["model"])
     assert not list((tmp_path / ".tmp").iterdir())
+
+
+def test_what_was_put_aside_is_no_checkpoint(tmp_path: Path) -> None:
+    run = RunFolder(str(tmp_path / "run"))
+    run.folder.write("checkpoints/last.pt.bad", b"")
+    run.folder.write("config.json.old", b"")
+    assert not run.has_checkpoint("last")
+    assert not run.exists()
