@@ -14,7 +14,7 @@ MORE ?=
 STUDY ?= study/$(PATIENTS)
 RUN ?= $(STUDY)/run-$(SLICES)x$(SIDE)-depth$(DEPTH)-width$(WIDTH)
 
-.PHONY: setup demo reproduce test check format schema benchmark clean
+.PHONY: setup demo reproduce test test-all check format schema benchmark clean
 
 setup: $(VENV)/.ready
 
@@ -45,7 +45,10 @@ reproduce: setup $(STUDY)/archive.truth.csv
 	$(BIN)/radnet-lake evaluate $(RUN) --split test
 
 test: setup
-	$(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-all: setup
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup
 	$(BIN)/ruff check .

@@ -238,7 +238,14 @@ def ray_local(s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         # One after the other: Ray's node dies if its agent takes longer than 15 s (ray#65983).
         fcntl.flock(lock, fcntl.LOCK_EX)
         patch.setenv("RADNET_LAKE_KEY", KEY)
-        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            log_to_driver=False,
+            # As cluster.start_ray: else workers end after a second, and new ones import all again.
+            _system_config={"num_workers_soft_limit": 7},
+        )
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 

@@ -196,6 +196,7 @@ def test_a_second_run_predicts_nothing_and_failures_are_tried_again_when_asked(
     assert (once_more.known, dict(once_more.reasons)) == (1, {"truncated_pixels": 1})
 
 
+@pytest.mark.slow
 def test_files_give_the_predictions_of_the_stored_volumes(
     made: Made, told: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -217,6 +217,7 @@ def test_neither_a_killed_driver_nor_a_killed_worker_changes_the_course(
     assert_same_course(folder, whole[0])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_at_once(
     lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -251,6 +252,7 @@ def test_settings_of_a_run_cannot_change(
         resume_config(out)
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_epochs_and_from_its_best_checkpoint(
     whole: tuple[RunFolder, TrainReport], tmp_path: Path
 ) -> None:
