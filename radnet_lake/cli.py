@@ -287,6 +287,8 @@ COMMANDS: dict[str, Command] = {
     ),
 }
 
+GROUPS = {"liver": "segment an organ with the pretrained network: the paper's Tables 2 and 3"}
+"""First word of commands of two."""
 
 NEEDED_TO_TRAIN = ("torch", "sklearn")
 """Packages of the extra `train`; harvesting and labelling do without."""
@@ -339,28 +341,41 @@ def _parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
     )
     parser.add_argument("--version", action="version", version=f"radnet_lake {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    groups = {
+        name: verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        for name, text in GROUPS.items()
+    }
+    acts = {
+        name: group.add_subparsers(dest="act", required=True, metavar="ACT")
+        for name, group in groups.items()
+    }
     # Only the settings of the command that is asked for are imported.
-    asked = next((w for w in words if w in COMMANDS), None)
+    plain = [word for word in words if not word.startswith("-")]
+    asked = next((name for name in (" ".join(plain[:2]), *plain[:1]) if name in COMMANDS), None)
+    parsers = {}
     for name, command in COMMANDS.items():
-        verb = verbs.add_parser(
-            name,
+        group, _, act = name.rpartition(" ")
+        verb = (acts[group] if group else verbs).add_parser(
+            act,
             help=command.summary,
             description=command.summary[0].upper() + command.summary[1:] + ".",
             epilog=f"example:\n  {command.example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.add_argument("--debug", action="store_true", help="show where an error comes from")
+        parsers[name] = verb
         if name == asked:
             _add_flags(verb, _import(command.config))
     values = vars(parser.parse_args(words))
-    config = _import(COMMANDS[values["verb"]].config)
+    name = " ".join(filter(None, (values["verb"], values.get("act"))))
+    config = _import(COMMANDS[name].config)
     if hasattr(config, "read_defaults"):
         # Of an earlier run, or out of a file; flags overrule them.
-        verbs.choices[values["verb"]].set_defaults(**config.read_defaults(values))
+        parsers[name].set_defaults(**config.read_defaults(values))
         values = vars(parser.parse_args(words))
-    command = COMMANDS[values.pop("verb")]
-    values.pop("debug")
-    return command, values
+    for word in ("verb", "act", "debug"):
+        values.pop(word, None)
+    return COMMANDS[name], values
 
 
 def _add_flags(parser: argparse.ArgumentParser, config: type) -> None:

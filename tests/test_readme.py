@@ -81,7 +81,7 @@ def test_every_command_is_documented_and_its_help_ends_with_an_example(
 ) -> None:
     assert f"`radnet-lake {name}`" in README
     with pytest.raises(SystemExit) as ended:
-        main([name, "--help"])
+        main([*name.split(), "--help"])
     assert ended.value.code == 0
     last = capsys.readouterr().out.strip().splitlines()[-1].strip()
     assert last == COMMANDS[name].example
