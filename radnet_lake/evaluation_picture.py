@@ -62,16 +62,18 @@ def draw_pictures(
         for name, figure in figures.items():
             what = "training and validation" if name == "losses.png" else f"split {split}"
             figure.suptitle(f"{mark}: {what}" if mark else what)
-        return {name: _encode(figure) for name, figure in figures.items()}
+        return {name: encode_figure(figure) for name, figure in figures.items()}
 
 
-def _encode(figure: Figure) -> bytes:
+def encode_figure(figure: Figure) -> bytes:
+    """The figure as PNG."""
     sink = io.BytesIO()
     figure.savefig(sink, format="png")
     return sink.getvalue()
 
 
-def _make_figure(wide: float, high: float) -> Figure:
+def make_figure(wide: float, high: float) -> Figure:
+    """An empty figure of that size, inches."""
     # The object interface: no window system, nothing global that a notebook would notice.
     figure = Figure((wide, high))
     FigureCanvasAgg(figure)
@@ -83,7 +85,7 @@ def _say(number: Number | None) -> str:
 
 
 def _draw_confusion(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
-    figure = _make_figure(13, 5.2)
+    figure = make_figure(13, 5.2)
     sizes = [len(o.head.classes) + 1 for o in outcomes]
     panels = figure.subplots(1, len(outcomes), width_ratios=sizes, squeeze=False)[0]
     for axes, outcome in zip(panels, outcomes, strict=True):
@@ -110,7 +112,7 @@ def _draw_confusion(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
 
 
 def _draw_roc(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
-    figure = _make_figure(10, 10)
+    figure = make_figure(10, 10)
     for axes, outcome in _lay_squares(figure, outcomes):
         axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1)
         for k, (name, known, is_class, said) in enumerate(split_classes(outcome)):
@@ -127,7 +129,7 @@ def _draw_roc(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
 
 
 def _draw_reliability(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
-    figure = _make_figure(10, 10)
+    figure = make_figure(10, 10)
     for axes, outcome in _lay_squares(figure, outcomes):
         bins, is_single = calibrate(outcome), outcome.head.kind == "single"
         axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1)
@@ -158,7 +160,7 @@ def _lay_squares(figure: Figure, outcomes: Sequence[Outcome]) -> list[tuple[Axes
 
 
 def _draw_spacing(outcome: Outcome, numbers: Numbers) -> Figure:
-    figure = _make_figure(6.5, 6.8)
+    figure = make_figure(6.5, 6.8)
     axes = figure.subplots()
     known = find_known(outcome)
     truth, said = outcome.truth[known], outcome.said[known]
@@ -176,7 +178,7 @@ def _draw_spacing(outcome: Outcome, numbers: Numbers) -> Figure:
 
 
 def _draw_losses(metrics: pa.Table) -> Figure:
-    figure = _make_figure(12, 5.2)
+    figure = make_figure(12, 5.2)
     names = ["loss", *(name for name in metrics.column_names if name.startswith("loss_"))]
     right = names[1:] + [""] * (len(names) % 2 == 0)
     half = len(right) // 2

@@ -85,10 +85,10 @@ def format_markdown(numbers: Sequence[Number], facts: Facts) -> str:
     parts = [
         f"# Table 1: split {facts.split}",
         *_describe(facts),
-        _lay_table(_list_totals(by_key), "lrlrrrr"),
+        lay_table(_list_totals(by_key), "lrlrrrr"),
         _judge(by_key),
         "## By class",
-        _lay_table(_list_classes(numbers, by_key), "llrrrrrrrrrr"),
+        lay_table(_list_classes(numbers, by_key), "llrrrrrrrrrr"),
         *_explain(facts),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
@@ -218,7 +218,7 @@ def _say_with_interval(number: Number) -> str:
     return value if low == NONE else f"{value} ({low} to {high})"
 
 
-def _lay_table(rows: list[list[str]], sides: str) -> str:
+def lay_table(rows: list[list[str]], sides: str) -> str:
     """A Markdown table whose columns also stand below each other as text. sides: l or r of each."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     rule = [
