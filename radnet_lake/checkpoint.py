@@ -3,7 +3,8 @@
 A checkpoint holds `format`; `network`, the fields of NetworkConfig; `heads`, [name, kind, classes]
 of each; `preprocessing` and `settings`, version and fields of the ResampleSettings whose volumes it
 was trained on; `model`, the weights; `run`, where it comes from; and what a run needs to go on. So
-old weights stay readable when the classes grow.
+old weights stay readable when the classes grow. A segmenter's holds `kind`, SEGMENTER, and in place
+of the heads `decoder_width` and `organ`.
 
 Files are not trusted: only tensors and plain values are read out of them (`weights_only`), of a
 bounded size, and a wrong one raises CheckpointError.
@@ -14,15 +15,16 @@ import pickle
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import Parameter
 
+from radnet_lake.decoder import Segmenter
 from radnet_lake.errors import CheckpointError, SettingError, StoreError
 from radnet_lake.heads import Head
 from radnet_lake.network import NetworkConfig, RadNet
@@ -30,14 +32,20 @@ from radnet_lake.store import absolute_uri, open_file
 
 FORMAT = 1
 """Of the dict; a reader refuses a larger one."""
+SEGMENTER = "segmenter"
+"""The `kind` of a segmenter's checkpoint; one of a RadNet has none."""
 BEST = "checkpoints/best.pt"
 """Where a run's folder has the checkpoint that did best on the validation split."""
 MOST_BYTES = 8 << 30
 """Of a file: eight times ResNet-101 with Adam's state."""
 MOST_CHANNELS = 64
 """Of others' input: a small file can claim any number (one value, strides of 0)."""
+THE_CHECKPOINT = "the checkpoint"
+"""Named in errors of a state whose file is no longer known."""
 PIECE_BYTES = 16 << 20
 """Read at a time, since a store's patience is per request."""
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def describe_network(network: RadNet) -> dict[str, Any]:
@@ -46,6 +54,18 @@ def describe_network(network: RadNet) -> dict[str, Any]:
         "format": FORMAT,
         "network": asdict(network.config),
         "heads": [[head.name, head.kind, list(head.classes)] for head in network.labels],
+        "model": network.state_dict(),
+    }
+
+
+def describe_segmenter(network: Segmenter, organ: str) -> dict[str, Any]:
+    """The part of a checkpoint that build_segmenter needs. organ: what it segments."""
+    return {
+        "format": FORMAT,
+        "kind": SEGMENTER,
+        "organ": organ,
+        "network": asdict(network.config),
+        "decoder_width": network.decoder_width,
         "model": network.state_dict(),
     }
 
@@ -86,23 +106,45 @@ def decode_checkpoint(data: bytes, where: str) -> dict[str, Any]:
 def build_network(state: dict[str, Any]) -> RadNet:
     """The network of a checkpoint with its weights and heads, in eval mode, on the CPU.
 
-    Raises CheckpointError where the checkpoint does not hold together.
+    Raises CheckpointError where the checkpoint does not hold together, or is a segmenter's.
     """
-    where = "the checkpoint"
-    try:
-        config = NetworkConfig(**state["network"])
+    if state.get("kind") == SEGMENTER:
+        what = "these are weights of a segmenter, which tells no labels"
+        raise CheckpointError(what, THE_CHECKPOINT, "give a run of radnet-lake train")
+
+    def build() -> RadNet:
         heads = tuple(Head(name, kind, tuple(classes)) for name, kind, classes in state["heads"])
+        return RadNet(NetworkConfig(**state["network"]), heads)
+
+    return _build(build, state)
+
+
+def build_segmenter(state: dict[str, Any]) -> Segmenter:
+    """The segmenter of a checkpoint with its weights, in eval mode, on the CPU.
+
+    Raises CheckpointError where the checkpoint does not hold together, or is no segmenter's.
+    """
+    if state.get("kind") != SEGMENTER:
+        what = "these are weights of a pretrained network, which has no decoder"
+        raise CheckpointError(what, THE_CHECKPOINT, "give a run of radnet-lake liver train")
+    return _build(
+        lambda: Segmenter(NetworkConfig(**state["network"]), state["decoder_width"]), state
+    )
+
+
+def _build(build: Callable[[], Network], state: dict[str, Any]) -> Network:
+    try:
         model = dict(state["model"])
         # Without memory: that is taken once the file is known to hold such weights.
         with torch.device("meta"):
-            network = RadNet(config, heads)
+            network = build()
     except (SettingError, KeyError, TypeError, ValueError, RuntimeError) as error:
         what = f"it describes no network ({type(error).__name__})"
-        raise CheckpointError(what, where, "use another checkpoint of the run") from error
+        raise CheckpointError(what, THE_CHECKPOINT, "use another checkpoint of the run") from error
     wanted = {name: tensor.shape for name, tensor in network.state_dict().items()}
     if {name: getattr(tensor, "shape", None) for name, tensor in model.items()} != wanted:
         what = "its weights are not those of the network that it describes"
-        raise CheckpointError(what, where, "use another checkpoint of the run")
+        raise CheckpointError(what, THE_CHECKPOINT, "use another checkpoint of the run")
     network.to_empty(device="cpu").load_state_dict(model)
     return network.eval()
 
@@ -113,6 +155,14 @@ def load_network(uri: str) -> RadNet:
     uri: local or s3://. Raises CheckpointError, SettingError where nothing is there, StoreError.
     """
     return build_network(decode_checkpoint(*_read_weights(uri)))
+
+
+def load_segmenter(uri: str) -> Segmenter:
+    """The trained segmenter of a run's folder (its best checkpoint), or of a checkpoint's file.
+
+    uri: local or s3://. Raises CheckpointError, SettingError where nothing is there, StoreError.
+    """
+    return build_segmenter(decode_checkpoint(*_read_weights(uri)))
 
 
 @dataclass(frozen=True)
@@ -142,7 +192,7 @@ class MatchReport:
         return "\n".join(lines)
 
 
-def load_foreign(network: RadNet, uri: str) -> MatchReport:
+def load_foreign(network: RadNet | Segmenter, uri: str) -> MatchReport:
     """Load an encoder's weights by MedicalNet, MONAI, another 3D ResNet, or a run of ours.
 
     uri: file, or run's folder, local or s3://. First-layer weights of several input channels are

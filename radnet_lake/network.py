@@ -147,7 +147,7 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         block = Bottleneck if config.depth >= BOTTLENECK_FROM else BasicBlock
-        make_norm = _batch_norm if config.norm == "batch" else _group_norm
+        make_norm = _batch_norm if config.norm == "batch" else group_norm
         self.frozen = 0
         self.conv1 = nn.Conv3d(1, config.width, 7, stride=config.stem_stride, padding=3, bias=False)
         self.bn1 = make_norm(config.width)
@@ -250,9 +250,9 @@ class BasicBlock(nn.Module):
         make_norm: MakeNorm,
     ) -> None:
         super().__init__()
-        self.conv1 = _conv3(inputs, width, stride, dilation)
+        self.conv1 = conv3(inputs, width, stride, dilation)
         self.bn1 = make_norm(width)
-        self.conv2 = _conv3(width, width, 1, dilation)
+        self.conv2 = conv3(width, width, 1, dilation)
         self.bn2 = make_norm(width)
         self.downsample = _shortcut(inputs, width, stride, padded_shortcut, make_norm)
 
@@ -282,7 +282,7 @@ class Bottleneck(nn.Module):
         outputs = width * self.expansion
         self.conv1 = nn.Conv3d(inputs, width, 1, bias=False)
         self.bn1 = make_norm(width)
-        self.conv2 = _conv3(width, width, stride, dilation)
+        self.conv2 = conv3(width, width, stride, dilation)
         self.bn2 = make_norm(width)
         self.conv3 = nn.Conv3d(width, outputs, 1, bias=False)
         self.bn3 = make_norm(outputs)
@@ -324,7 +324,8 @@ def _shortcut(
     return nn.Sequential(conv, make_norm(outputs))
 
 
-def _conv3(inputs: int, outputs: int, stride: int, dilation: int) -> nn.Conv3d:
+def conv3(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.Conv3d:
+    """A 3x3x3 convolution without bias: (B, inputs, D, H, W) -> (B, outputs, D/stride, ...)."""
     return _Conv3d(
         inputs, outputs, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
     )
@@ -348,8 +349,8 @@ def _batch_norm(channels: int) -> Norm:
     return nn.BatchNorm3d(channels)
 
 
-def _group_norm(channels: int) -> Norm:
-    # 16 channels a group (Wu and He 2018, table 3); one group where they do not divide.
+def group_norm(channels: int) -> nn.GroupNorm:
+    """16 channels a group (Wu and He 2018, table 3); fewer groups where they do not divide."""
     return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
 
 

@@ -1,0 +1,93 @@
+"""How well a mask overlaps the truth: Dice and IoU, and the Dice loss that a segmenter minimises.
+
+Shapes: B windows of a batch, D slices, H rows, W columns.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+FIELDS = ("loss", "dice", "iou", "rows")
+"""What is summed over rows, batches and workers: of each window its loss, and its overlap where the
+probability is above a half."""
+SMOOTH = 1.0
+"""Voxels added to both parts of the loss's quotient, so that an empty mask has a loss, and a slope
+that falls with the voxels found there."""
+
+
+class Overlap(NamedTuple):
+    """Dice 2 |A and B| / (|A| + |B|), IoU |A and B| / |A or B|: 1 where both masks are empty."""
+
+    dice: float
+    iou: float
+
+
+def measure_overlap(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> Overlap:
+    """Overlap of two masks of any one shape. Where one only is empty, 0.
+
+    Raises ValueError for two shapes.
+    """
+    if found.shape != truth.shape:
+        raise ValueError(f"masks of {found.shape} and {truth.shape}")
+    found, truth = found.astype(bool, copy=False), truth.astype(bool, copy=False)
+    both, either = int(np.count_nonzero(found & truth)), int(np.count_nonzero(found | truth))
+    return Overlap(2 * both / (both + either), both / either) if either else Overlap(1.0, 1.0)
+
+
+class DiceObjective(nn.Module):
+    """The Dice loss with V-Net's squared denominator (Milletari et al. 2016; 3D-RADNet 2.3).
+
+    Of each window 1 - 2 sum(p t) / (sum(p^2) + sum(t^2)), p its probabilities, t its mask; the mean
+    over all windows of the whole batch, over all workers. The same contract as objective.Objective,
+    of one head; labels: {"mask": (B, D, H, W), 0 or 1}.
+    """
+
+    def weigh(self, labels: Mapping[str, Tensor]) -> Tensor:
+        """(1,) What the losses of these rows are divided by: how many they are."""
+        mask = labels["mask"]
+        return torch.full((1,), len(mask), dtype=torch.float64, device=mask.device)
+
+    def forward(self, output: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(1,) sum of the rows' losses, with gradient; (1, FIELDS) float64 without.
+
+        output: logits, (B, 1, D, H, W).
+        """
+        logits = output.float().flatten(1)  # (B, 1, D, H, W) -> (B, D H W)
+        truth = labels["mask"].flatten(1) > 0  # (B, D, H, W) -> (B, D H W)
+        found = logits.sigmoid()
+        both = (found * truth).sum(1)
+        losses = 1 - (2 * both + SMOOTH) / (found.square().sum(1) + truth.sum(1) + SMOOTH)
+        with torch.no_grad():
+            is_found = logits > 0
+            shared = (is_found & truth).sum(1).double()
+            either = (is_found | truth).sum(1).double()
+            dice = torch.where(either > 0, 2 * shared / (shared + either).clamp(min=1), 1.0)
+            iou = torch.where(either > 0, shared / either.clamp(min=1), 1.0)
+            fields = (losses.double(), dice, iou, torch.ones_like(dice))
+            sums = torch.stack([field.sum() for field in fields])
+        return losses.sum()[None], sums[None]
+
+    def join(
+        self, losses: Tensor, sums: Tensor, weights: Tensor, add_up: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """What a worker has to differentiate: over all workers, gradients sum to the loss's.
+
+        weights: (1,) of the whole batch over all workers; sums and add_up are not needed here.
+        """
+        return (losses / weights.clamp(min=1).float()).sum()
+
+    def empty(self) -> Tensor:
+        """(1, FIELDS) The sums of no window."""
+        return torch.zeros(1, len(FIELDS), dtype=torch.float64)
+
+    def summarise(self, sums: Tensor) -> dict[str, float | None]:
+        """Means over the windows of joined (1, FIELDS) sums: loss, dice, iou; None without any."""
+        *totals, rows = sums[0].tolist()
+        return {
+            name: total / rows if rows else None
+            for name, total in zip(FIELDS[:-1], totals, strict=True)
+        }
