@@ -1,0 +1,310 @@
+"""Tables 2 and 3 of a sweep for people (Markdown) and programs (CSV), the paper's beside ours."""
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from radnet_lake.liver_score import (
+    PLAIN,
+    RESAMPLES,
+    Difference,
+    Results,
+    Setting,
+    Summary,
+    compare,
+    summarise,
+)
+from radnet_lake.paper_table2 import MED3D_DICE, TABLE2, TABLE3, Printed
+from radnet_lake.table1_text import FEW, lay_table
+
+FROZEN = Setting()
+SCRATCH = Setting("scratch")
+MEASURES = ("mean_dice", "mean_iou", "median_dice", "median_iou")
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """On what the tables rest.
+
+    planned: all settings, in the order of the tables; seeds: of each. cases: of each split;
+    train_cases: of each setting that is done, smallest and largest over the seeds. known: test
+    cases whose patient the pretrained network has learned from. failed: trial -> reason. trials:
+    planned; done: measured. notes: what a reader must know besides, as that cases are phantoms.
+    """
+
+    organ: str
+    planned: tuple[Setting, ...]
+    seeds: int
+    cases: dict[str, int]
+    trials: int
+    done: int
+    training: str = ""
+    known: int = 0
+    train_cases: dict[Setting, tuple[int, int]] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def list_freezes(self) -> list[Setting]:
+        """Rows of Table 2."""
+        return [s for s in self.planned if s.share == 1 and s.encoder == "radnet"]
+
+    def list_shares(self) -> list[Setting]:
+        """Rows of Table 3, the largest share first."""
+        some = [s for s in self.planned if s.freeze == "all" and s.encoder == "radnet"]
+        return sorted(some, key=lambda s: -s.share) if len(some) > 1 else []
+
+    def list_foreign(self) -> list[Setting]:
+        """Settings with another encoder's weights."""
+        return [s for s in self.planned if s.encoder != "radnet"]
+
+
+class Extra(NamedTuple):
+    """A row beyond the paper. against: what it is compared with; found: None if that is missing."""
+
+    setting: Setting
+    method: str
+    against: str
+    found: Difference | None
+
+
+def name_setting(setting: Setting) -> str:
+    """What a person calls it, in the paper's words."""
+    printed = TABLE2.get(setting.freeze)
+    text = printed.title if printed else f"freeze {setting.freeze}"
+    if setting.encoder != "radnet":
+        text = f"MedicalNet weights: {text[0].lower()}{text[1:]}"
+    return text if setting.share == 1 else f"{text}, {100 * setting.share:g} % of the cases"
+
+
+def format_tables(results: Results, facts: Facts) -> dict[str, bytes]:
+    """tables.md, table2.csv, table3.csv and extras.csv by file name; of what is done so far."""
+    summaries = {key: summarise(result) for key, result in results.items()}
+    printed = {s: TABLE2.get(s.freeze) for s in facts.list_freezes()}
+    shares = {s: TABLE3.get(s.share) for s in facts.list_shares()}
+    extras = _list_extras(results, facts)
+    parts = [
+        f"# {facts.organ.capitalize()} by transfer: Tables 2 and 3",
+        *_describe(facts),
+        "## Table 2: by what is frozen",
+        _lay_rows(printed, summaries, facts, {s: name_setting(s) for s in printed}),
+        judge_transfer(results),
+    ]
+    if shares:
+        names = {s: f"{100 * s.share:g} % {_say_cases(facts.train_cases.get(s))}" for s in shares}
+        parts += [
+            "## Table 3: by share of the training cases, all layers frozen",
+            _lay_rows(shares, summaries, facts, names),
+            judge_shares(results, facts),
+        ]
+    if extras:
+        parts += ["## Beyond the paper: what each step adds", _lay_extras(extras, summaries)]
+    parts += _explain(results, facts)
+    return {
+        "tables.md": ("\n\n".join(filter(None, parts)) + "\n").encode(),
+        "table2.csv": _format_csv(printed, summaries, facts).encode(),
+        "table3.csv": _format_csv(shares, summaries, facts).encode(),
+        "extras.csv": _format_extras(extras, summaries).encode(),
+    }
+
+
+def judge_transfer(results: Results) -> str:
+    """By how much the frozen, pretrained encoder is ahead of training from scratch, in words."""
+    pair = [results.get((setting, PLAIN)) for setting in (FROZEN, SCRATCH)]
+    if not pair[0] or not pair[1] or not (found := compare(pair[0], pair[1])):
+        return "Frozen against scratch: not both are measured yet."
+    paper = TABLE2["all"].mean_dice - TABLE2["scratch"].mean_dice
+    ahead = "ahead of" if found.mean >= 0 else "BEHIND"
+    text = (
+        f"The frozen pretrained encoder is {abs(found.mean):.1f} points of mean Dice {ahead}"
+        f" training from scratch ({_say_interval(found)}; of each seed"
+        f" {', '.join(f'{d:+.1f}' for d in found.by_seed)}; ahead in {100 * found.better:.0f} % of"
+        f" {found.cases} cases). The paper: {paper:.1f} points."
+    )
+    if not found.is_clear:
+        text += " NOT SHOWN TO DIFFER: no interval that leaves out zero."
+    return f"**{text}**"
+
+
+def judge_shares(results: Results, facts: Facts) -> str:
+    """Whether more training cases give a higher Dice at every step, in words."""
+    done = [s for s in facts.list_shares() if (s, PLAIN) in results]
+    if len(done) < 2:
+        return "Order of the shares: not two are measured yet."
+    told, steps = [], list(itertools.pairwise(done))
+    for more, fewer in [*steps, *([(done[0], done[-1])] if len(steps) > 1 else [])]:
+        found = compare(results[more, PLAIN], results[fewer, PLAIN])
+        if not found:
+            continue
+        pair = f"{100 * more.share:g} % against {100 * fewer.share:g} %"
+        told.append((f"{pair} {found.mean:+.1f} ({_say_interval(found)})", found))
+    wrong = [text for text, found in told[: len(steps)] if found.mean < 0]
+    holds = "holds: each larger share has the higher mean Dice" if not wrong else "DOES NOT HOLD"
+    unclear = sum(not found.is_clear for _, found in told[: len(steps)])
+    text = f"**The order of the shares {holds}.** Points: {'; '.join(t for t, _ in told)}."
+    if unclear:
+        text += f" {unclear} of {len(steps)} steps have no interval that leaves out zero."
+    return f"{text} The paper's own order does not hold: 40 % is above 60 % and 80 %."
+
+
+def _describe(facts: Facts) -> list[str]:
+    counts = ", ".join(f"{name} {n}" for name, n in facts.cases.items())
+    lines = [f"- cases: {counts}; validation and test are the same for all rows"]
+    if facts.training:
+        lines.append(f"- training, the same for all rows: {facts.training}")
+    if facts.done < facts.trials:
+        lines.append(f"- UNFINISHED: {facts.done} of {facts.trials} trials are measured")
+    if facts.known:
+        what = f"the patients of {facts.known} test cases were in the pretraining of the network"
+        lines.append(f"- NOT INDEPENDENT: {what}")
+    lines += [f"- FAILED: {name}: {reason}" for name, reason in sorted(facts.failed.items())]
+    lines.append("- paper: LiTS, 92 / 19 / 20 cases, one seed; other cases, so not like for like")
+    return [*(f"**{note}**" for note in facts.notes), "\n".join(lines)]
+
+
+def _lay_rows(
+    rows: dict[Setting, Printed | None],
+    summaries: dict[tuple[Setting, str], Summary],
+    facts: Facts,
+    names: dict[Setting, str],
+) -> str:
+    head = ["", "seeds", "test cases", "mean Dice", "95 % interval", "SD of seeds"]
+    short = ["mean IoU", "median Dice", "median IoU"]
+    table = [[*head, *short, "paper: mean Dice", *short]]
+    for setting, printed in rows.items():
+        s = summaries.get((setting, PLAIN))
+        paper = [_say(getattr(printed, name, None)) for name in MEASURES]
+        ours = [NONE] * 7
+        if s:
+            ours = [str(s.cases), _say(s.mean_dice), _say_range(s.low, s.high), _say(s.spread)]
+            ours += [_say(getattr(s, name)) for name in MEASURES[1:]]
+        seeds = f"{s.seeds if s else 0} of {facts.seeds}"
+        table.append([names[setting], seeds, *ours, *paper])
+    return lay_table(table, "l" + "r" * 12)
+
+
+def _list_extras(results: Results, facts: Facts) -> list[Extra]:
+    extras = []
+    for setting in facts.list_freezes():
+        plain = results.get((setting, PLAIN))
+        for s, method in results:
+            if s == setting and method != PLAIN and plain:
+                found = compare(results[s, method], plain)
+                extras.append(Extra(s, method, "plain", found))
+    for setting in facts.list_foreign():
+        for s, method in results:
+            same = results.get((setting._replace(encoder="radnet"), method))
+            if s == setting:
+                found = compare(results[s, method], same) if same else None
+                extras.append(Extra(s, method, f"3D-RADNet, {method}", found))
+    return extras
+
+
+def _lay_extras(
+    extras: list[Extra],
+    summaries: dict[tuple[Setting, str], Summary],
+) -> str:
+    head = ["", "method", "seeds", "mean Dice", "against", "points", "95 % interval", "ahead in"]
+    table = [[*head, "paper: mean Dice"]]
+    for setting, method, against, found in extras:
+        s = summaries[setting, method]
+        paper = MED3D_DICE if setting.encoder != "radnet" and method == PLAIN else None
+        cells = [NONE] * 3
+        if found:
+            cells = [f"{found.mean:+.1f}", _say_range(found.low, found.high, "+.1f")]
+            cells.append(f"{100 * found.better:.0f} % of {found.cases} cases")
+        cells.append(f"{paper} (MED3D)" if paper else NONE)
+        ours = [method, str(s.seeds), _say(s.mean_dice), against]
+        table.append([name_setting(setting), *ours, *cells])
+    return lay_table(table, "llrrlrrrr")
+
+
+def _explain(results: Results, facts: Facts) -> list[str]:
+    patients = min((s for s in (len(set(r.patients)) for r in results.values())), default=0)
+    left_out = max((r.left_out for r in results.values()), default=0)
+    few = " Of so few patients they are too narrow." if 0 < patients < FEW else ""
+    lines = [
+        "- Percent. Dice and IoU are of the whole case on its own grid: what no chosen window holds"
+        " counts as background. Each number is the mean over seeds of that over cases.",
+        f"- 95 % intervals: {RESAMPLES} bootstrap resamples of {patients} patients, each with all"
+        f" cases.{few} Of differences the seeds are drawn anew too: few seeds make them too narrow."
+        " Differences are paired: same cases, same seeds.",
+        "- SD of seeds: first weights of the decoder, order, and in Table 3 which patients too.",
+        "- The checkpoint of the lowest validation loss is measured; nothing was chosen on the test"
+        " cases.",
+        "- The paper's row of all layers frozen stands in both its tables with other numbers, and"
+        " its mean IoU is below what its mean Dice allows: see radnet_lake/paper_table2.py.",
+        f"- MED3D's {MED3D_DICE} is what the paper cites, of other test cases.",
+    ]
+    if left_out:
+        lines.insert(1, f"- Left out: up to {left_out} test cases that not every seed could do.")
+    return ["## How to read it", "\n".join(lines)]
+
+
+def _format_csv(
+    rows: dict[Setting, Printed | None],
+    summaries: dict[tuple[Setting, str], Summary],
+    facts: Facts,
+) -> str:
+    """Percent; empty where there is none."""
+    numbers = Summary._fields[3:]
+    head = ["freeze", "share", "train_cases", "seeds", "cases", "patients", *numbers]
+    lines: list[Sequence[object]] = [[*head, *(f"paper_{name}" for name in MEASURES)]]
+    for setting, printed in rows.items():
+        if s := summaries.get((setting, PLAIN)):
+            values = [*s[:3], *map(_plain, s[3:])]
+        else:
+            values = [0, *[""] * (len(Summary._fields) - 1)]
+        cases = "-".join(map(str, dict.fromkeys(facts.train_cases.get(setting, ()))))
+        paper = [_plain(getattr(printed, name, math.nan)) for name in MEASURES]
+        lines.append([setting.freeze, f"{setting.share:g}", cases, *values, *paper])
+    return _join_csv(lines)
+
+
+def _format_extras(
+    extras: list[Extra],
+    summaries: dict[tuple[Setting, str], Summary],
+) -> str:
+    head = ["encoder", "freeze", "method", "seeds", "mean_dice", "mean_iou", "against"]
+    lines: list[Sequence[object]] = [[*head, "difference", "low", "high", "better"]]
+    for setting, method, against, found in extras:
+        s = summaries[setting, method]
+        cells = [*map(_plain, found[:3]), _plain(100 * found.better)] if found else [""] * 4
+        means = (_plain(s.mean_dice), _plain(s.mean_iou))
+        lines.append([setting.encoder, setting.freeze, method, s.seeds, *means, against, *cells])
+    return _join_csv(lines)
+
+
+def _join_csv(lines: Sequence[Sequence[object]]) -> str:
+    sink = io.StringIO()
+    csv.writer(sink, lineterminator="\n").writerows(lines)
+    return sink.getvalue()
+
+
+def _plain(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6g}"
+
+
+def _say(value: float | None) -> str:
+    return NONE if value is None or math.isnan(value) else f"{value:.1f}"
+
+
+def _say_range(low: float, high: float, how: str = ".1f") -> str:
+    return NONE if math.isnan(low) else f"{low:{how}} to {high:{how}}"
+
+
+def _say_interval(found: Difference) -> str:
+    if math.isnan(found.low):
+        return "no interval of one patient"
+    return f"95 % interval {found.low:+.1f} to {found.high:+.1f}"
+
+
+def _say_cases(counts: tuple[int, int] | None) -> str:
+    if not counts:
+        return ""
+    low, high = counts
+    return f"(n={low})" if low == high else f"(n={low} to {high})"
