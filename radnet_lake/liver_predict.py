@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from radnet_lake.case_folder import CaseSettings
-from radnet_lake.checkpoint import build_network, build_segmenter
+from radnet_lake.case_folder import CaseSettings, decode_settings
+from radnet_lake.checkpoint import SEGMENTER, build_network, build_segmenter, decode_checkpoint
 from radnet_lake.decoder import Segmenter
 from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.frame import Array, Vector
+from radnet_lake.liver_plan import REGIONS
 from radnet_lake.network import RadNet
 from radnet_lake.proposal import score_regions
 from radnet_lake.region import (
@@ -29,10 +30,11 @@ from radnet_lake.region import (
     paste,
 )
 from radnet_lake.resample import ResampleSettings
+from radnet_lake.run_folder import RunFolder
 
 HALF = 0.5
 MARGIN_MM = 20.0
-"""Around the first mask, for the refining pass."""
+"""Around the first mask, for the refining pass, where its run does not say."""
 SLICES_AT_ONCE = 16
 """Brought to the case's own rows and columns at a time: 16 MiB of 512x512."""
 NEIGHBOURS = np.ones((3, 3, 3), np.uint8)
@@ -63,23 +65,33 @@ class Method(NamedTuple):
         return "+".join(words) or "plain"
 
 
-class Weights(NamedTuple):
-    """Checkpoints of a run as run_folder.RunFolder.read_checkpoint gives them.
+class Trained(NamedTuple):
+    """What a run of `radnet-lake liver train` learned, and with it one with --refine.
 
-    first: its segmenter; refining: of a run with --refine; regions: the pretrained network.
+    first, refining: checkpoints of their segmenters; regions: of the pretrained network. cases:
+    what the cases were made with that it learned from. config: the run's settings; margin_mm: of
+    the refining run's boxes.
     """
 
+    run: str
+    config: dict[str, Any]
+    cases: CaseSettings
     first: dict[str, Any]
     refining: dict[str, Any] | None = None
     regions: dict[str, Any] | None = None
+    margin_mm: float = MARGIN_MM
 
 
 class Models(NamedTuple):
-    """The networks, in eval mode on their device, and how many windows they take at a time."""
+    """The networks, in eval mode on their device.
+
+    margin_mm: around the first mask, for the refining one. batch: windows at a time.
+    """
 
     first: Segmenter
     refining: Segmenter | None = None
     regions: RadNet | None = None
+    margin_mm: float = MARGIN_MM
     batch: int = 2
     device: str = "cpu"
 
@@ -100,15 +112,74 @@ class Segmentation(NamedTuple):
     proposal: Proposal
 
 
-def build_models(weights: Weights, batch: int = 2, device: str = "cpu") -> Models:
-    """The networks of checkpoints. device: as torch names it.
+def read_trained(run: str, refine: str = "", checkpoint: str = "best") -> Trained:
+    """Read a segmenter's run, and the refining run beside it if one is named.
+
+    run, refine: folders, on disk or s3://. checkpoint: best or last, of both. Raises SettingError
+    where a run is missing, is no segmenter's, was trained for the other pass, or where the two do
+    not go together; CheckpointError for damaged ones.
+    """
+    folder = RunFolder(run)
+    config, first, cases = _read_segmenter(folder, checkpoint)
+    if config.get("refine"):
+        what = "was trained with --refine: it looks around a mask that another run has found"
+        remedy = "give it as --refine, and a run without as RUN"
+        raise SettingError(what, folder.uri, remedy)
+    trained = Trained(folder.uri, config, cases, first, regions=_read_regions(folder))
+    if not refine:
+        return trained
+    folder = RunFolder(refine)
+    config, refining, others = _read_segmenter(folder, checkpoint)
+    if not config.get("refine"):
+        what = "was trained without --refine: it knows windows, not the box around a mask"
+        raise SettingError(what, folder.uri, "give a run of radnet-lake liver train --refine")
+    check_alike(others, cases, f"--refine {folder.uri}")
+    margin_mm = float(config.get("margin_mm", MARGIN_MM))
+    return trained._replace(refining=refining, margin_mm=margin_mm)
+
+
+def _read_segmenter(
+    run: RunFolder, checkpoint: str
+) -> tuple[dict[str, Any], dict[str, Any], CaseSettings]:
+    config, state = run.read_config(), run.read_checkpoint(checkpoint)
+    if state.get("kind") != SEGMENTER:
+        what = "is a run of `radnet-lake train`, which tells labels and no masks"
+        raise SettingError(what, run.uri, "give one of `radnet-lake liver train`")
+    where = f"{run.uri}/checkpoints/{checkpoint}.pt"
+    return config, state, decode_settings(state.get("cases") or {}, where)
+
+
+def _read_regions(run: RunFolder) -> dict[str, Any] | None:
+    # names() lists what begins so.
+    if REGIONS not in run.folder.names(REGIONS):
+        return None
+    return decode_checkpoint(run.folder.read(REGIONS), f"{run.uri}/{REGIONS}")
+
+
+def check_alike(ours: CaseSettings, theirs: CaseSettings, where: str) -> None:
+    """Raise SettingError, naming `where`, if `ours` are not cases as a run learned from `theirs`:
+    of another organ, input size or slice spacing."""
+    sizes = [f"{s.slices}x{s.rows}x{s.columns}" for s in (ours.settings, theirs.settings)]
+    for what, own, due in (
+        ("organ", ours.organ, theirs.organ),
+        ("input size", *sizes),
+        ("slice spacing", f"{ours.spacing_mm:g} mm", f"{theirs.spacing_mm:g} mm"),
+        ("preprocessing", ours.settings.version(), theirs.settings.version()),
+    ):
+        if own != due:
+            remedy = "prepare cases with the run's settings, or use a run that learned from such"
+            raise SettingError(f"the {what} is {own}, the run's {due}", where, remedy)
+
+
+def build_models(trained: Trained, batch: int = 2, device: str = "cpu") -> Models:
+    """The networks of a run. device: as torch names it.
 
     Raises CheckpointError where a checkpoint does not hold together, SettingError for a device
     that is not there.
     """
-    first = build_segmenter(weights.first)
-    refining = build_segmenter(weights.refining) if weights.refining else None
-    regions = build_network(weights.regions) if weights.regions else None
+    first = build_segmenter(trained.first)
+    refining = build_segmenter(trained.refining) if trained.refining else None
+    regions = build_network(trained.regions) if trained.regions else None
     try:
         for network in (first, refining, regions):
             if network is not None:
@@ -116,7 +187,7 @@ def build_models(weights: Weights, batch: int = 2, device: str = "cpu") -> Model
     except (RuntimeError, AssertionError) as error:
         what = f"{device} cannot be used ({type(error).__name__})"
         raise SettingError(what, "--gpu", "leave it out, or check the driver") from None
-    return Models(first, refining, regions, batch, device)
+    return Models(first, refining, regions, trained.margin_mm, batch, device)
 
 
 def segment_image(
@@ -275,7 +346,10 @@ def keep_largest(mask: Mask) -> Mask:
         return kept
     box = boxes[0]
     labels, count = ndimage.label(mask[box], NEIGHBOURS)
-    sizes = np.bincount(labels.reshape(-1), minlength=count + 1)
+    sizes = np.zeros(count + 1, np.int64)
+    for first in range(0, len(labels), SLICES_AT_ONCE):
+        some = labels[first : first + SLICES_AT_ONCE]
+        sizes += np.bincount(some.reshape(-1), minlength=count + 1)
     kept[box] = labels == 1 + sizes[1:].argmax()
     return kept
 
@@ -293,7 +367,7 @@ def refine_mask(
     image: HU, (D, H, W). An empty mask stays empty. Raises as segment_image.
     """
     refined = np.zeros_like(mask)
-    region = bound_mask(mask, MARGIN_MM, steps_mm, cases.settings)
+    region = bound_mask(mask, models.margin_mm, steps_mm, cases.settings)
     if region is None or models.refining is None:
         return refined
     said = predict_windows(models.refining, image, [region], cases.settings, models)
