@@ -35,6 +35,7 @@ from volumes import Figures, print_table, run_alone
 
 from radnet_lake.learner import Batch, Group, Learner, to_batch
 from radnet_lake.network import NetworkConfig, RadNet
+from radnet_lake.objective import Objective
 from radnet_lake.stream import StreamConfig, stream_volumes
 from radnet_lake.train_plan import TrainConfig
 
@@ -139,6 +140,11 @@ def stream_batches(lake: str) -> Iterator[Batch]:
         yield to_batch(columns, torch.device("cpu"))
 
 
+def begin_learner(config: TrainConfig, group: Group, total: int) -> Learner:
+    network = RadNet(config.network)
+    return Learner(config, network, Objective(network.labels, {}), group, total)
+
+
 def time_steps(learner: Learner, batches: Iterator[Batch], steps: int) -> float:
     """Seconds of a step, the first left out."""
     for n in range(steps + 1):
@@ -150,7 +156,7 @@ def time_steps(learner: Learner, batches: Iterator[Batch], steps: int) -> float:
 
 def time_loader(rounds: int) -> Figures:
     torch.set_num_threads(THREADS)
-    learner = Learner(LOADED, RadNet(LOADED.network), {}, Group(), 1000)
+    learner = begin_learner(LOADED, Group(), 1000)
     held = draw_batch(LOADED.batch, SHAPE)
     seconds: dict[str, list[float]] = {"streamed": [], "from memory": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -172,8 +178,8 @@ def work(rank: int, folder: str, rounds: int) -> None:
     )
     whole = draw_batch(SHARED.batch, SHARED_SHAPE)
     own = list(whole.split(THREADS))[rank]
-    together = Learner(SHARED, RadNet(SHARED.network), {}, Group(rank, THREADS), 1000)
-    alone = Learner(SHARED, RadNet(SHARED.network), {}, Group(), 1000)
+    together = begin_learner(SHARED, Group(rank, THREADS), 1000)
+    alone = begin_learner(SHARED, Group(), 1000)
     rates = []
     for _ in range(rounds):
         dist.barrier()

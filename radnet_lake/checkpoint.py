@@ -165,6 +165,23 @@ def load_segmenter(uri: str) -> Segmenter:
     return build_segmenter(decode_checkpoint(*_read_weights(uri)))
 
 
+def read_network_config(uri: str) -> NetworkConfig | None:
+    """Shape of the network in one of our checkpoints; None for weights of others.
+
+    uri, errors: as load_foreign.
+    """
+    data, where = _read_weights(uri)
+    with _refuse_damage(where):
+        state = _load(data)
+    if not isinstance(state, dict) or "format" not in state or "network" not in state:
+        return None
+    try:
+        return NetworkConfig(**state["network"])
+    except (SettingError, TypeError) as error:
+        what = f"it describes no network ({type(error).__name__})"
+        raise CheckpointError(what, where, "use another checkpoint") from None
+
+
 @dataclass(frozen=True)
 class MatchReport:
     """What became of foreign weights, by names of the encoder.

@@ -65,6 +65,15 @@ def _run_train(config: Any) -> None:
     print_train(report)
 
 
+def _run_liver_train(config: Any) -> None:
+    from radnet_lake.liver_train import train_liver
+    from radnet_lake.watch import TrainWatch, print_train
+
+    with TrainWatch("cases") as watch:
+        report = train_liver(config, watch)
+    print_train(report, "liver evaluate")
+
+
 def _run_evaluate(config: Any) -> None:
     from radnet_lake.evaluate import evaluate
     from radnet_lake.watch import EvaluateWatch, print_evaluate
@@ -206,6 +215,12 @@ COMMANDS: dict[str, Command] = {
         _run_predict,
         "write what a trained network says of a lake's series, and its features, into the lake",
         "radnet-lake predict --run run --lake lake",
+    ),
+    "liver train": Command(
+        "liver_plan:LiverTrainConfig",
+        _run_liver_train,
+        "train a segmentation network on the pretrained, frozen encoder",
+        "radnet-lake liver train --cases cases --out liver --freeze all --epochs 50",
     ),
     "funnel": Command(
         "summary:FunnelConfig",

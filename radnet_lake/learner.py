@@ -7,7 +7,7 @@ process group, but not Ray.
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -17,8 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from radnet_lake.augment import augment
 from radnet_lake.errors import RadnetLakeError
-from radnet_lake.network import RadNet
-from radnet_lake.objective import FIELDS, UNKNOWN, Objective, Weights
+from radnet_lake.liver_plan import LiverTrainConfig
+from radnet_lake.objective import AddUp
 from radnet_lake.train_plan import TrainConfig
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,8 +40,33 @@ class Group(NamedTuple):
         return tensor
 
 
+Settings = TrainConfig | LiverTrainConfig
+
+
+class Goal(Protocol):
+    """What is minimised and measured, an nn.Module: objective.Objective, overlap.DiceObjective."""
+
+    def to(self, device: torch.device) -> Any:
+        """Move to a device."""
+
+    def weigh(self, labels: Mapping[str, Tensor]) -> Tensor:
+        """What the losses of these rows are divided by."""
+
+    def __call__(self, output: Any, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Sums of the rows' losses, with gradient; all that is summed, float64, without."""
+
+    def join(self, losses: Tensor, sums: Tensor, weights: Tensor, add_up: AddUp) -> Tensor:
+        """What a worker has to differentiate: over all workers, gradients sum to the loss's."""
+
+    def empty(self) -> Tensor:
+        """The sums of no row."""
+
+    def summarise(self, sums: Tensor) -> dict[str, float | None]:
+        """Joined sums as columns of metrics.csv; "loss" is None where nothing was known."""
+
+
 class Batch(NamedTuple):
-    """A worker's part of a batch. volumes: (B, D, H, W) uint8; labels: as objective.Labels."""
+    """A worker's part of a batch. volumes: (B, D, H, W) uint8; labels: as the goal takes them."""
 
     volumes: Tensor
     labels: dict[str, Tensor]
@@ -54,41 +79,25 @@ class Batch(NamedTuple):
                 yield Batch(self.volumes[some], {k: v[some] for k, v in self.labels.items()})
 
 
-def to_batch(columns: Mapping[str, Any], device: torch.device) -> Batch:
-    """Columns of stream_volumes as arrays -> tensors on the device; they are copied.
-
-    Labels of a series that gave no volume are unknown.
-    """
-    tensors = {}
-    for name in ("volume", "sequence", "view", "contrast", "coverage", "spacing"):
-        array = columns[name]
-        tensor = torch.empty(
-            array.shape,
-            dtype=torch.from_numpy(np.empty(0, array.dtype)).dtype,
-            pin_memory=device.type == "cuda",
-        )
-        tensor.numpy()[...] = array
-        if name != "volume" and "reason" in columns:
-            is_lost = torch.tensor([reason is not None for reason in columns["reason"]])
-            tensor[is_lost] = math.nan if tensor.is_floating_point() else UNKNOWN
-        tensors[name] = tensor.to(device, non_blocking=True)
-    return Batch(tensors.pop("volume"), tensors)
-
-
 class Learner:
-    """A network in training, with its optimiser. total: optimiser steps of the whole run."""
+    """A network in training, with its optimiser. total: optimiser steps of the whole run.
+
+    Weights that require no gradient stay as they are.
+    """
 
     def __init__(
-        self, config: TrainConfig, network: RadNet, weights: Weights, group: Group, total: int
+        self, settings: Settings, network: nn.Module, goal: Goal, group: Group, total: int
     ) -> None:
-        self.config, self.group, self.total = config, group, total
-        layout = torch.channels_last_3d if config.channels_last else torch.preserve_format
-        self.network = network.to(device=group.device).to(memory_format=layout)  # type: ignore[call-overload]
-        self.objective = Objective(network.labels, weights).to(group.device)
+        self.config, self.group, self.total = settings, group, total
+        layout = torch.channels_last_3d if settings.channels_last else torch.preserve_format
+        self.network: nn.Module = network.to(device=group.device).to(memory_format=layout)  # type: ignore[call-overload]
+        self.goal = goal
+        goal.to(group.device)
+        learning = [weight for weight in network.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            learning, lr=settings.learning_rate, weight_decay=settings.weight_decay
         )
-        scale = config.precision == "fp16" and group.device.type == "cuda"
+        scale = settings.precision == "fp16" and group.device.type == "cuda"
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=scale)
         self.model = self._wrap()
 
@@ -104,9 +113,8 @@ class Learner:
         return DistributedDataParallel(network, device_ids=devices)
 
     def empty_sums(self) -> Tensor:
-        """(heads, FIELDS) of no row."""
-        shape = (len(self.network.labels), len(FIELDS))
-        return torch.zeros(shape, dtype=torch.float64, device=self.group.device)
+        """The goal's sums of no row."""
+        return self.goal.empty().to(self.group.device)
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: a linear rise, then half a cosine down to final_rate."""
@@ -119,7 +127,7 @@ class Learner:
         return config.learning_rate * (config.final_rate + (1 - config.final_rate) * fall)
 
     def step(self, batch: Batch, epoch: int, number: int, place: int) -> Tensor:
-        """Learn from this worker's part of a batch; its (heads, FIELDS) sums.
+        """Learn from this worker's part of a batch; the goal's sums of it.
 
         number: of the step from the start of the run; place: of the step in its epoch. Random
         changes depend on the seed, epoch, place and rank alone. Raises RadnetLakeError, before any
@@ -128,7 +136,7 @@ class Learner:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(number)
-        weights = self.group.add_up(self.objective.weigh(batch.labels))
+        weights = self.group.add_up(self.goal.weigh(batch.labels))
         sums, total = self.empty_sums(), torch.zeros((), device=self.group.device)
         pieces = list(batch.split(self.config.accumulate))
         for n, piece in enumerate(pieces):
@@ -140,8 +148,8 @@ class Learner:
                     volumes = augment(volumes, int(seed >> 1))
                 with self._autocast():
                     output = self.model(volumes)
-                losses, some = self.objective(output.logits, piece.labels)
-                loss = self.objective.join(losses, some, weights, self.group.add_up)
+                losses, some = self.goal(output, piece.labels)
+                loss = self.goal.join(losses, some, weights, self.group.add_up)
                 # DDP takes the mean over workers, the loss is a sum over them.
                 torch.autograd.backward(self.scaler.scale(loss * self.group.workers))
                 sums += some
@@ -163,13 +171,13 @@ class Learner:
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> Tensor:
-        """(heads, FIELDS) sums of a batch, with the network as it is."""
+        """The goal's sums of a batch, with the network as it is."""
         self.network.eval()
         sums = self.empty_sums()
         for piece in batch.split(self.config.accumulate):
             with self._autocast():
                 output = self.network(piece.volumes[:, None])
-            sums += self.objective(output.logits, piece.labels)[1]
+            sums += self.goal(output, piece.labels)[1]
         return sums
 
     def share_buffers(self) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from radnet_lake.heads import Head
+from radnet_lake.network import Output
 
 FIELDS = ("loss", "weight", "right", "known", "whole", "rows")
 """What is summed for each head, to be joined over rows, batches and workers. loss: losses, of
@@ -58,12 +59,12 @@ class Objective(nn.Module):
                 weights.append(known.sum())
         return torch.stack([weight.double() for weight in weights])
 
-    def forward(self, logits: Mapping[str, Tensor], labels: Labels) -> tuple[Tensor, Tensor]:
+    def forward(self, output: Output, labels: Labels) -> tuple[Tensor, Tensor]:
         """(heads,) sums of the rows' losses, with gradient; (heads, FIELDS) float64 without."""
         losses, sums = [], []
         for head in self.labels:
             measure = _MEASURES[head.kind]
-            logit, label = logits[head.name].float(), labels[head.name]
+            logit, label = output.logits[head.name].float(), labels[head.name]
             fields = measure(logit, label, self._weight(head))
             losses.append(fields[0])
             sums.append(torch.stack([value.detach().double() for value in fields]))
@@ -88,32 +89,36 @@ class Objective(nn.Module):
             terms = terms * factor
         return terms.sum()
 
+    def empty(self) -> Tensor:
+        """The (heads, FIELDS) sums of no row."""
+        return torch.zeros((len(self.labels), len(FIELDS)), dtype=torch.float64)
+
+    def summarise(self, sums: Tensor) -> dict[str, float | None]:
+        """Losses and metrics, as columns of run_folder.METRICS, of joined (heads, FIELDS) sums.
+
+        None where no label was known. loss: the sum of the others.
+        """
+        found: dict[str, float | None] = {}
+        for head, row in zip(self.labels, sums.tolist(), strict=True):
+            field = dict(zip(FIELDS, row, strict=True))
+            loss = field["loss"] / field["weight"] if field["weight"] else None
+            right = field["right"] / field["known"] if field["known"] else None
+            if head.kind == "scalar":
+                loss = None if loss is None else math.sqrt(loss) if loss >= 0 else math.nan
+                found["spacing_mae_mm"] = None if right is None else MM_PER_CM * right
+                found["spacing_rmse_mm"] = None if loss is None else MM_PER_CM * loss
+            else:
+                found[f"accuracy_{head.name}"] = right
+            if head.kind == "multi":
+                found["coverage_exact"] = field["whole"] / field["rows"] if field["rows"] else None
+            found[f"loss_{head.name}"] = loss
+        told = [found[f"loss_{head.name}"] for head in self.labels]
+        known = [loss for loss in told if loss is not None]
+        return {"loss": sum(known) if known else None} | found
+
     def _weight(self, head: Head) -> Tensor:
         weight: Tensor = getattr(self, f"weight_{head.name}")
         return weight
-
-
-def summarise(heads: Sequence[Head], sums: Tensor) -> dict[str, float | None]:
-    """Losses and metrics, as columns of run_folder.METRICS, of joined (heads, FIELDS) sums.
-
-    None where no label was known. loss: the sum of the others.
-    """
-    found: dict[str, float | None] = {}
-    for head, row in zip(heads, sums.tolist(), strict=True):
-        field = dict(zip(FIELDS, row, strict=True))
-        loss = field["loss"] / field["weight"] if field["weight"] else None
-        right = field["right"] / field["known"] if field["known"] else None
-        if head.kind == "scalar":
-            loss = None if loss is None else math.sqrt(loss) if loss >= 0 else math.nan
-            found["spacing_mae_mm"] = None if right is None else MM_PER_CM * right
-            found["spacing_rmse_mm"] = None if loss is None else MM_PER_CM * loss
-        else:
-            found[f"accuracy_{head.name}"] = right
-        if head.kind == "multi":
-            found["coverage_exact"] = field["whole"] / field["rows"] if field["rows"] else None
-        found[f"loss_{head.name}"] = loss
-    known = [found[f"loss_{head.name}"] for head in heads]
-    return {"loss": sum(loss for loss in known if loss is not None)} | found
 
 
 def _measure_single(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[Tensor, ...]:

@@ -64,6 +64,15 @@ the start of the run. accuracy_coverage: share of single labels that are right; 
 series with all labels right. What no series of an epoch tells is null.
 """
 
+MASK_METRICS = pa.schema(
+    [("epoch", pa.int64()), ("step", pa.int64()), ("split", pa.string())]
+    + [
+        (name, pa.float64())
+        for name in ("loss", "dice", "iou", "learning_rate", "seconds", "volumes_per_s")
+    ]
+)
+"""The same of a segmenter. loss: 1 - soft Dice; dice, iou: of masks; means over windows."""
+
 
 class RunFolder:
     """The folder of one training run, at a path or s3://bucket/prefix.
@@ -109,12 +118,13 @@ class RunFolder:
         self.folder.write("series.parquet", memoryview(sink.getvalue()))
 
     def read_metrics(self) -> pa.Table:
-        """The rows so far, as METRICS; none before the end of the first epoch."""
+        """The rows so far, as METRICS or MASK_METRICS; none before the end of the first epoch."""
         if not self._has("metrics.csv"):
             return METRICS.empty_table()
-        types = pa.csv.ConvertOptions(column_types=METRICS)
-        data = pa.BufferReader(self._read("metrics.csv"))
-        return pa.csv.read_csv(data, convert_options=types).select(METRICS.names)
+        data = self._read("metrics.csv")
+        columns = MASK_METRICS if b"dice" in data.partition(b"\n")[0] else METRICS
+        types = pa.csv.ConvertOptions(column_types=columns)
+        return pa.csv.read_csv(pa.BufferReader(data), convert_options=types).select(columns.names)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Add the rows of an epoch, in place of those that a run which went back had written."""
@@ -122,7 +132,8 @@ class RunFolder:
         epoch = min(row["epoch"] for row in rows)
         kept = [row for row in before if row["epoch"] < epoch]
         sink = pa.BufferOutputStream()
-        pa.csv.write_csv(pa.Table.from_pylist(kept + rows, METRICS), sink)
+        columns = MASK_METRICS if "dice" in rows[0] else METRICS
+        pa.csv.write_csv(pa.Table.from_pylist(kept + rows, columns), sink)
         self.folder.write("metrics.csv", memoryview(sink.getvalue()))
 
     def has_checkpoint(self, name: str = "best") -> bool:

@@ -31,6 +31,7 @@ NOT_KEPT = ("out", "config", "resume")
 MAY_CHANGE = (
     *NOT_KEPT,
     "lake",
+    "cases",
     "workers",
     "elastic",
     "gpu",
@@ -39,7 +40,7 @@ MAY_CHANGE = (
     "retries",
     "checkpoint_minutes",
 )
-"""Settings that a resumed run may have otherwise than before. lake: it may have moved."""
+"""Settings that a resumed run may have otherwise than before. lake, cases: they may have moved."""
 
 
 @dataclass(frozen=True)
@@ -120,17 +121,7 @@ class TrainConfig:
     """of first weights, order and augmentation"""
 
     def __post_init__(self) -> None:
-        _check_choices(self)
-        _check_ranges(self)
-        if self.batch < self.workers * self.accumulate:
-            what = f"{self.batch} are too few for {self.workers} workers x {self.accumulate}"
-            raise SettingError(what, "--batch", "change --batch, --workers or --accumulate")
-        if self.elastic > self.workers:
-            raise SettingError("is more than --workers", "--elastic", "give fewer")
-        if self.precision == "fp16" and not self.gpu:
-            raise SettingError("fp16 needs a GPU", "--precision", "use bf16, or --gpu")
-        if self.sync_norm and not self.gpu:
-            raise SettingError("needs GPUs", "--sync-norm", "use --norm group, or --gpu")
+        check_settings(self)
         _ = self.network
 
     @property
@@ -143,11 +134,29 @@ class TrainConfig:
     def read_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of --config, or of the run that --resume names: defaults for the flags."""
         if values["resume"]:
-            return _read_run(values["out"])
+            return read_run_settings(values["out"], TrainConfig)
         return _read_file(values["config"]) if values["config"] else {}
 
 
-def _check_choices(config: TrainConfig) -> None:
+def check_settings(config: Any) -> None:
+    """Raise SettingError for the first setting of a training that cannot be: see TrainConfig.
+
+    Each is as its default, and of `choices` if its metadata have that.
+    """
+    _check_choices(config)
+    _check_ranges(config)
+    if config.batch < config.workers * config.accumulate:
+        what = f"{config.batch} are too few for {config.workers} workers x {config.accumulate}"
+        raise SettingError(what, "--batch", "change --batch, --workers or --accumulate")
+    if config.elastic > config.workers:
+        raise SettingError("is more than --workers", "--elastic", "give fewer")
+    if config.precision == "fp16" and not config.gpu:
+        raise SettingError("fp16 needs a GPU", "--precision", "use bf16, or --gpu")
+    if config.sync_norm and not config.gpu:
+        raise SettingError("needs GPUs", "--sync-norm", "use --norm group, or --gpu")
+
+
+def _check_choices(config: Any) -> None:
     for one in fields(config):
         choices = one.metadata.get("choices")
         if choices and (value := getattr(config, one.name)) not in choices:
@@ -155,7 +164,7 @@ def _check_choices(config: TrainConfig) -> None:
             raise SettingError(f"{value!r} is unknown", _flag(one.name), remedy)
 
 
-def _check_ranges(config: TrainConfig) -> None:
+def _check_ranges(config: Any) -> None:
     least = {"epochs": 1, "batch": 1, "accumulate": 1, "workers": 1}
     for one in fields(config):
         value = getattr(config, one.name)
@@ -183,19 +192,20 @@ def _read_file(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         what = f"cannot be read ({type(error).__name__})"
         raise SettingError(what, path, "give a config.json as a run has it") from None
-    return _refuse_unknown(values, path)
+    return _refuse_unknown(values, path, TrainConfig)
 
 
-def _read_run(out: str) -> dict[str, Any]:
+def read_run_settings(out: str, kind: type) -> dict[str, Any]:
+    """The settings of the run in `out`, fields of `kind`. Raises SettingError."""
     run = RunFolder(out)
-    return _refuse_unknown(run.read_config(), f"{run.uri}/config.json")
+    return _refuse_unknown(run.read_config(), f"{run.uri}/config.json", kind)
 
 
-def _refuse_unknown(values: Any, where: str) -> dict[str, Any]:
-    known = {f.name for f in fields(TrainConfig)} - set(NOT_KEPT)
+def _refuse_unknown(values: Any, where: str, kind: Any) -> dict[str, Any]:
+    known = {f.name for f in fields(kind)} - set(NOT_KEPT)
     unknown = sorted(set(values) - known) if isinstance(values, dict) else ["it is no object"]
     if unknown:
-        remedy = "take them out, or use the radnet_lake that wrote them"
+        remedy = "take them out, or use the radnet_lake and the command that wrote them"
         raise SettingError(f"unknown settings: {', '.join(unknown)}", where, remedy)
     return dict(values)
 
@@ -209,15 +219,16 @@ def keep_config(config: TrainConfig) -> dict[str, Any]:
 
 def resume_config(out: str, **changes: Any) -> TrainConfig:
     """The settings of the run in `out`, to go on with it; `changes` of those in MAY_CHANGE."""
-    return TrainConfig(**_read_run(out) | changes, out=out, resume=True)
+    return TrainConfig(**read_run_settings(out, TrainConfig) | changes, out=out, resume=True)
 
 
-def refuse_changes(config: TrainConfig, before: Mapping[str, Any]) -> None:
+def refuse_changes(kept: Mapping[str, Any], before: Mapping[str, Any]) -> None:
     """Raise SettingError that names the first setting that may not differ from the run's."""
-    for name, value in keep_config(config).items():
+    for name, value in kept.items():
         if name not in MAY_CHANGE and name in before and before[name] != value:
             what = f"the run was started with {before[name]!r}, not {value!r}"
-            remedy = f"leave it out; others than {', '.join(MAY_CHANGE[3:])} cannot change"
+            free = [other for other in MAY_CHANGE if other in kept]
+            remedy = f"leave it out; others than {', '.join(free)} cannot change"
             raise SettingError(what, _flag(name), remedy)
 
 
@@ -335,7 +346,6 @@ def describe_run(
     lake = open_lake(locate_lake(config.lake))
     split = {name: series.filter(pc.equal(series["split"], name)) for name in SPLITS}
     labels = lake.snapshot.labels
-    packages = ("ray", "pyarrow", "duckdb", "numpy")
     return {
         "lake": lake.uri,
         "lake_version": lake.snapshot.version,
@@ -347,6 +357,13 @@ def describe_run(
         "series": {name: rows.num_rows for name, rows in split.items()},
         "classes": {name: count_classes(rows, heads) for name, rows in split.items()},
         "seed": config.seed,
+    } | describe_code()
+
+
+def describe_code() -> dict[str, Any]:
+    """What run.json holds of the code, the machine and the time."""
+    packages = ("ray", "pyarrow", "duckdb", "numpy")
+    return {
         "radnet_lake": __version__,
         "git": _read_commit(),
         "python": platform.python_version(),

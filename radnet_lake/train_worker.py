@@ -1,8 +1,7 @@
-"""One worker of a training run, inside Ray Train: the loop over epochs, streams and checkpoints.
+"""One worker of a training run: the loop over epochs, with checkpoints and metrics.
 
 It starts with the run's last checkpoint, if there is one, whoever ended before: a lost worker, a
-killed driver, or nobody. Each worker streams its own part of every batch (stream.py), so that
-nothing depends on how many there are.
+killed driver, or nobody. What it learns, and from what, is the lesson's.
 """
 
 import logging
@@ -11,57 +10,82 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
-import ray
 import ray.train
 import ray.train.torch
 import torch
 from ray.exceptions import RayTaskError
-from torch import Tensor
+from torch import Tensor, nn
 
-from radnet_lake.checkpoint import describe_network, load_foreign
 from radnet_lake.errors import CheckpointError, RadnetLakeError
-from radnet_lake.learner import Batch, Group, Learner, to_batch
-from radnet_lake.network import RadNet
-from radnet_lake.objective import Weights, summarise
-from radnet_lake.resample import ResampleSettings
+from radnet_lake.learner import Batch, Goal, Group, Learner, Settings
 from radnet_lake.run_folder import RunFolder
-from radnet_lake.stream import SeriesIndex, StreamConfig, stream_volumes
-from radnet_lake.train_plan import TrainConfig
 
-STREAM_TASKS = 2000
-"""Read tasks of one dataset: Ray Data makes them all before it starts the first."""
-TASK_VOLUMES = 64
-"""Roughly, of a read task."""
-BATCHES_AHEAD = 2
 TELL_EVERY_S = 0.5
 GO_BACK = "to go on from the best epoch, copy checkpoints/best.pt over checkpoints/last.pt"
 """What helps where last.pt is of no use. Only the optimiser's means of gradients are lost."""
 
 
-class Job(NamedTuple):
-    """What all workers of a run are told.
-
-    lake: version of it that was indexed. train, validation: SeriesIndex.rows of each split in
-    Ray's object store, and how many rows; None without any. about: what a checkpoint says of its
-    run. board: actor that the driver reads (cluster.start_board).
-    """
-
-    config: TrainConfig
-    run: str
-    settings: ResampleSettings
-    weights: Weights
-    train: tuple[Any, int]
-    validation: tuple[Any, int] | None
-    about: dict[str, Any]
-    board: Any
+class Lesson(Protocol):
+    """What one worker learns, and from what: train_lesson.Pretraining, liver_lesson.Segmenting."""
 
     @property
-    def steps(self) -> int:
-        """Optimiser steps of an epoch."""
-        return self.train[1] // self.config.batch
+    def network(self) -> nn.Module:
+        """What learns."""
+
+    @property
+    def goal(self) -> Goal:
+        """What it is to minimise."""
+
+    @property
+    def lost(self) -> Counter[str]:
+        """Why series gave this worker no volume, and how many; it empties it."""
+
+    def load_weights(self) -> list[str]:
+        """Take the weights that the run starts with; what became of them."""
+
+    def describe(self) -> dict[str, Any]:
+        """What a checkpoint says of the network, its weights included."""
+
+    def stream_training(self, epoch: int, step: int) -> Iterator[Batch]:
+        """This worker's parts of the batches from there on, of one epoch after the other."""
+
+    def stream_validation(self) -> Iterator[Batch]:
+        """This worker's part of the validation split, everything once; maybe nothing."""
+
+
+class Job(Protocol):
+    """What all workers of a run are told: train_lesson.Job, liver_lesson.Job."""
+
+    @property
+    def config(self) -> Settings:
+        """Of the run."""
+
+    @property
+    def run(self) -> RunFolder:
+        """Its folder."""
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """How many examples the training and the validation split have."""
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint says of its run."""
+
+    @property
+    def board(self) -> Any:
+        """Actor that the driver reads (cluster.start_board), or None."""
+
+    def begin(self, group: Group) -> Lesson:
+        """What one worker learns."""
+
+
+def count_steps(job: Job) -> int:
+    """Optimiser steps of an epoch."""
+    return job.rows[0] // job.config.batch
 
 
 @dataclass
@@ -79,7 +103,7 @@ class Progress:
     best_loss: float = math.inf
     best_epoch: int = -1
 
-    def is_done(self, config: TrainConfig) -> bool:
+    def is_done(self, config: Settings) -> bool:
         """Whether all epochs are over, or the loss has not fallen for long enough."""
         waited = self.epoch - 1 - self.best_epoch
         return self.epoch >= config.epochs or bool(config.patience and waited >= config.patience)
@@ -88,8 +112,13 @@ class Progress:
 def train_on_worker(told: dict[str, Job]) -> None:
     """What Ray Train runs on each worker. Raises RadnetLakeError for what no retry can mend."""
     logging.getLogger("ray").setLevel(logging.ERROR)
+    job = told["job"]
+    context = ray.train.get_context()
+    device = ray.train.torch.get_device() if job.config.gpu else torch.device("cpu")
+    cores = os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // context.get_local_world_size()))
     try:
-        _Worker(told["job"]).train()
+        learn(job, Group(context.get_world_rank(), context.get_world_size(), device))
     except RayTaskError as error:
         # What went wrong while volumes were loaded.
         cause = error.cause
@@ -98,33 +127,33 @@ def train_on_worker(told: dict[str, Job]) -> None:
         raise
 
 
+def learn(job: Job, group: Group) -> None:
+    """All that is left of a run, as one of its workers. Raises RadnetLakeError."""
+    _Worker(job, group).train()
+
+
 class _Worker:
     """The state of one worker: its learner, where the run stands, when it last said so."""
 
-    def __init__(self, job: Job) -> None:
-        self.job, self.config = job, job.config
-        context = ray.train.get_context()
-        device = ray.train.torch.get_device() if self.config.gpu else torch.device("cpu")
-        self.group = Group(context.get_world_rank(), context.get_world_size(), device)
-        cores = os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // context.get_local_world_size()))
+    def __init__(self, job: Job, group: Group) -> None:
+        self.job, self.config, self.run, self.group = job, job.config, job.run, group
+        self.steps = count_steps(job)
         torch.manual_seed(self.config.seed)
-        network = RadNet(self.config.network)
-        self.run = RunFolder(job.run)
+        self.lesson = job.begin(group)
         state = self.run.read_checkpoint("last") if self.run.has_checkpoint("last") else None
-        if self.config.init and not state:
-            report = load_foreign(network, self.config.init)
-            self._tell(notes=[f"--init: {line}" for line in str(report).splitlines()])
-        total = self.config.epochs * job.steps
-        self.learner = Learner(self.config, network, job.weights, self.group, total)
+        if not state:
+            self._tell(notes=self.lesson.load_weights())
+        total = self.config.epochs * self.steps
+        self.learner = Learner(
+            self.config, self.lesson.network, self.lesson.goal, self.group, total
+        )
         self.progress = self._restore(state) if state else Progress()
         self._check_place()
-        self.lost: Counter[str] = Counter()
         self.told = self.saved = time.monotonic()
 
     def _check_place(self) -> None:
         """All workers must go on from the same step: one may have read a checkpoint's successor."""
-        done = self.progress.epoch * self.job.steps + self.progress.step
+        done = self.progress.epoch * self.steps + self.progress.step
         place = torch.tensor(float(done), dtype=torch.float64, device=self.group.device)
         total = self.group.add_up(place)
         if int(total) != done * self.group.workers:
@@ -145,7 +174,7 @@ class _Worker:
         self._tell(epoch=at.epoch, step=at.step, best_epoch=at.best_epoch)
         if self.progress.is_done(self.config):
             return
-        batches = self._stream_training()
+        batches = self.lesson.stream_training(at.epoch, at.step)
         try:
             while not self.progress.is_done(self.config):
                 self._train_epoch(batches)
@@ -158,13 +187,13 @@ class _Worker:
         sums = self.learner.empty_sums()
         if progress.sums and self.group.rank == 0:
             sums += torch.tensor(progress.sums, dtype=sums.dtype, device=sums.device)
-        while progress.step < self.job.steps:
-            number = progress.epoch * self.job.steps + progress.step
+        while progress.step < self.steps:
+            number = progress.epoch * self.steps + progress.step
             sums += self.learner.step(next(batches), progress.epoch, number, progress.step)
             progress.step += 1
             progress.seconds = time.monotonic() - begun
             self._tell_step(sums)
-            if progress.step < self.job.steps and self._is_time():
+            if progress.step < self.steps and self._is_time():
                 progress.sums = self.group.add_up(sums.clone()).tolist()
                 self._save("last")
         row = self._measure("train", self.group.add_up(sums))
@@ -173,11 +202,11 @@ class _Worker:
         self._end_epoch([row, checked] if checked else [row])
 
     def _validate(self) -> dict[str, Any] | None:
-        if not self.job.validation:
+        if not self.job.rows[1]:
             return None
         begun = time.monotonic()
         sums = self.learner.empty_sums()
-        for batch in self._stream_validation():
+        for batch in self.lesson.stream_validation():
             sums += self.learner.validate(batch)
         self.progress.seconds = time.monotonic() - begun
         return self._measure("validation", self.group.add_up(sums))
@@ -186,7 +215,7 @@ class _Worker:
         progress = self.progress
         self._tell_lost()
         # Of validation series without any label nothing is known.
-        loss = next((row["loss"] for row in reversed(rows) if _is_told(row)), None)
+        loss = next((row["loss"] for row in reversed(rows) if row["loss"] is not None), None)
         if loss is None or not math.isfinite(loss):
             what = "no series gave a volume with a label" if loss is None else "loss is not finite"
             remedy = "the last checkpoint is kept; check volumes and labels, or --learning-rate"
@@ -211,11 +240,8 @@ class _Worker:
     def _measure(self, split: str, sums: Tensor) -> dict[str, Any]:
         """A row of metrics.csv out of the sums of all workers."""
         progress = self.progress
-        n_rows = self.job.steps * self.config.batch
-        if split != "train":
-            assert self.job.validation
-            n_rows = self.job.validation[1]
-        step = (progress.epoch + 1) * self.job.steps
+        n_rows = self.steps * self.config.batch if split == "train" else self.job.rows[1]
+        step = (progress.epoch + 1) * self.steps
         return {
             "epoch": progress.epoch,
             "step": step,
@@ -223,7 +249,7 @@ class _Worker:
             "learning_rate": self.learner.rate(step - 1),
             "seconds": progress.seconds,
             "volumes_per_s": n_rows / max(progress.seconds, 1e-9),
-        } | summarise(self.learner.network.labels, sums)
+        } | self.lesson.goal.summarise(sums)
 
     def _is_time(self) -> bool:
         """Whether rank 0 finds that a checkpoint is due: clocks differ, so all ask it."""
@@ -237,62 +263,11 @@ class _Worker:
         self.saved = time.monotonic()
         if self.group.rank:
             return
-        state = describe_network(self.learner.network) | {
-            "preprocessing": self.job.settings.version(),
-            "settings": asdict(self.job.settings),
-            "run": self.job.about,
-            "progress": asdict(self.progress),
-        }
+        state = self.lesson.describe()
+        state |= {"run": self.job.about, "progress": asdict(self.progress)}
         if name == "last":
             state |= self.learner.save()
         self.run.write_checkpoint(state, name)
-
-    def _stream(self, source: tuple[Any, int], config: StreamConfig) -> Iterator[Batch]:
-        share = self._stream_config(self.config.batch).share
-        rows = share.stop - share.start
-        dataset = stream_volumes(config, SeriesIndex(ray.get(source[0]), 0))
-        for columns in dataset.iter_batches(
-            batch_size=rows,
-            batch_format="numpy",
-            prefetch_batches=BATCHES_AHEAD,
-        ):
-            if "reason" in columns:
-                self.lost.update(reason for reason in columns["reason"] if reason is not None)
-            yield to_batch(columns, self.group.device)
-
-    def _stream_training(self) -> Iterator[Batch]:
-        """This worker's parts of the batches of all epochs to come, one epoch after the other."""
-        config, at = self.config, self.progress.epoch
-        skip = self.progress.step * config.batch
-        at_once = max(1, STREAM_TASKS * TASK_VOLUMES * self.group.workers // self.job.train[1])
-        while at < config.epochs:
-            epochs = min(at_once, config.epochs - at)
-            wanted = self._stream_config(config.batch)
-            wanted = replace(wanted, epochs=epochs, first_epoch=at, skip=skip)
-            yield from self._stream(self.job.train, wanted)
-            at, skip = at + epochs, 0
-
-    def _stream_validation(self) -> Iterator[Batch]:
-        """This worker's part of the validation split, every series once."""
-        assert self.job.validation
-        if self.job.validation[1] <= self.group.rank:
-            return
-        wanted = replace(self._stream_config(0), shuffle=False)
-        yield from self._stream(self.job.validation, wanted)
-
-    def _stream_config(self, batch: int) -> StreamConfig:
-        config = self.config
-        return StreamConfig(
-            lake=config.lake,
-            source=config.source,
-            settings=self.job.settings,
-            seed=config.seed,
-            uids=False,
-            failures=config.source == "lake",
-            batch=batch,
-            workers=self.group.workers,
-            rank=self.group.rank,
-        )
 
     def _describe_machine(self) -> None:
         """Add to run.json on what the workers run."""
@@ -311,23 +286,24 @@ class _Worker:
     def _tell_step(self, sums: Tensor) -> None:
         if self.group.rank or time.monotonic() - self.told < TELL_EVERY_S:
             return
-        loss = summarise(self.learner.network.labels, sums)["loss"]
-        self._tell(epoch=self.progress.epoch, step=self.progress.step, loss=loss)
+        loss = self.lesson.goal.summarise(sums)["loss"]
+        news = {} if loss is None else {"loss": loss}
+        self._tell(epoch=self.progress.epoch, step=self.progress.step, **news)
         self.told = time.monotonic()
 
     def _tell_lost(self) -> None:
         """Say how many series of the epoch gave this worker no volume, and why."""
-        if self.lost:
-            told = ", ".join(f"{n} {reason}" for reason, n in self.lost.most_common())
+        lost = self.lesson.lost
+        if lost:
+            told = ", ".join(f"{n} {reason}" for reason, n in lost.most_common())
             notes = [f"epoch {self.progress.epoch + 1}: series without a volume: {told}"]
-            self.job.board.post.remote({"notes": notes})
-            self.lost.clear()
+            self._post(notes=notes)
+            lost.clear()
 
     def _tell(self, **news: Any) -> None:
         if self.group.rank == 0:
+            self._post(**news)
+
+    def _post(self, **news: Any) -> None:
+        if self.job.board is not None:
             self.job.board.post.remote(news)
-
-
-def _is_told(row: dict[str, Any]) -> bool:
-    """Whether any label was known in a row of metrics.csv."""
-    return any(row[name] is not None for name in row if name.startswith("loss_"))

@@ -112,10 +112,14 @@ class PredictWatch(_Progress):
 
 
 class TrainWatch(_Progress):
-    """Called with the report as it grows; shows volumes/s, loss, the ETA, and each epoch's end."""
+    """Called with the report as it grows; shows volumes/s, loss, the ETA, and each epoch's end.
 
-    def __init__(self) -> None:
+    what: of what a split has so many.
+    """
+
+    def __init__(self, what: str = "series") -> None:
         super().__init__("train", "volumes")
+        self.what = what
         self.seen: TrainReport | None = None
         self.told = self.warned = 0
 
@@ -123,7 +127,7 @@ class TrainWatch(_Progress):
         """Show the report; its first state says what is to be done."""
         if self.seen is None:
             counts = ", ".join(f"{n} {split}" for split, n in report.series.items())
-            self.say(f"{counts} series; {report.steps} steps of {report.batch} an epoch")
+            self.say(f"{counts} {self.what}; {report.steps} steps of {report.batch} an epoch")
             self.say("starting workers")
         self.seen = report
         for text in report.warnings[self.warned :]:
@@ -146,10 +150,10 @@ def _describe_epoch(row: dict[str, Any], epochs: int) -> str:
     shares = ("accuracy_sequence", "accuracy_view", "accuracy_contrast", "coverage_exact")
     told = [
         f"{name.removeprefix('accuracy_').replace('_', ' ')} {row[name]:.3f}"
-        for name in shares
-        if row[name] is not None
+        for name in (*shares, "dice", "iou")
+        if row.get(name) is not None
     ]
-    if row["spacing_mae_mm"] is not None:
+    if row.get("spacing_mae_mm") is not None:
         told.append(f"spacing {row['spacing_mae_mm']:.2f} mm")
     rate = f"{row['volumes_per_s']:.1f} volumes/s"
     head = f"epoch {row['epoch'] + 1}/{epochs} {row['split']:10} loss {row['loss']:.4f}"
@@ -219,7 +223,7 @@ def print_preprocess(report: "PreprocessReport") -> None:
         print(f'next      radnet-lake query --lake {r.lake} "from volumes limit 5"')
 
 
-def print_train(report: "TrainReport") -> None:
+def print_train(report: "TrainReport", after: str = "evaluate") -> None:
     """The closing summary: where it stopped, what was best, what to type next."""
     r = report
     print(f"run       {r.run}")
@@ -230,7 +234,7 @@ def print_train(report: "TrainReport") -> None:
     for text in r.warnings:
         if not text.startswith("--"):
             print(f"warning   {text}")
-    print(f"next      radnet-lake evaluate {r.run} --split validation")
+    print(f"next      radnet-lake {after} {r.run} --split validation")
 
 
 def print_evaluate(report: "EvaluateReport") -> None:

@@ -13,10 +13,9 @@ import torch.multiprocessing
 from torch import Tensor
 
 from radnet_lake.errors import RadnetLakeError
-from radnet_lake.heads import read_heads
 from radnet_lake.learner import Batch, Group, Learner
 from radnet_lake.network import RadNet
-from radnet_lake.objective import summarise
+from radnet_lake.objective import Objective
 from radnet_lake.train_plan import TrainConfig
 
 SMALL = TrainConfig(
@@ -44,7 +43,8 @@ def make_batch() -> Batch:
 def make_learner(config: TrainConfig, group: Group | None = None, total: int = 100) -> Learner:
     torch.manual_seed(1)
     torch.set_num_threads(1)
-    return Learner(config, RadNet(config.network), {}, group or Group(), total)
+    network = RadNet(config.network)
+    return Learner(config, network, Objective(network.labels, {}), group or Group(), total)
 
 
 def take_step(learner: Learner, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -100,9 +100,9 @@ def test_loss_falls_on_eight_volumes(precision: str) -> None:
     learner = make_learner(config, total=40)
     losses = []
     for n in range(40):
-        losses.append(summarise(read_heads(), learner.step(make_batch(), 0, n, n))["loss"])
+        losses.append(learner.goal.summarise(learner.step(make_batch(), 0, n, n))["loss"])
     assert losses[-1] < 0.25 * losses[0]
-    checked = summarise(read_heads(), learner.validate(make_batch()))
+    checked = learner.goal.summarise(learner.validate(make_batch()))
     assert checked["accuracy_view"] == 1
     assert checked["loss"] < losses[0]
 

@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from radnet_lake.heads import read_heads
-from radnet_lake.objective import FIELDS, Objective, summarise
+from radnet_lake.network import Output
+from radnet_lake.objective import FIELDS, Objective
 
 HEADS = read_heads()
 NAN = math.nan
+NOTHING = torch.empty(0)
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -33,9 +35,9 @@ LABELS = {
 
 
 def measure(objective: Objective, logits: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-    losses, sums = objective(logits, LABELS)
+    losses, sums = objective(Output(logits, NOTHING), LABELS)
     loss = objective.join(losses, sums, objective.weigh(LABELS), alone)
-    found = {name: value for name, value in summarise(HEADS, sums).items() if value is not None}
+    found = {name: value for name, value in objective.summarise(sums).items() if value is not None}
     return loss, found
 
 
@@ -111,22 +113,24 @@ def test_nothing_known_is_no_loss_and_no_metric() -> None:
     unknown = {name: torch.full_like(label, -1) for name, label in LABELS.items()}
     unknown |= {name: torch.full_like(LABELS[name], NAN) for name in ("coverage", "spacing")}
     objective, logits = Objective(HEADS, {}), make_logits(4)
-    losses, sums = objective(logits, unknown)
+    losses, sums = objective(Output(logits, NOTHING), unknown)
     loss = objective.join(losses, sums, objective.weigh(unknown), alone)
     torch.autograd.backward(loss)
     assert loss.item() == 0
     for logit in logits.values():
         assert logit.grad is not None
         assert not logit.grad.any()
-    found = summarise(HEADS, sums)
+    found = objective.summarise(sums)
     assert {value for name, value in found.items() if name != "loss"} == {None}
 
 
 def test_sums_of_parts_are_those_of_the_whole() -> None:
     objective, logits = Objective(HEADS, {}), make_logits(4)
-    whole = objective(logits, LABELS)[1]
+    whole = objective(Output(logits, NOTHING), LABELS)[1]
     parts = torch.zeros(len(HEADS), len(FIELDS), dtype=torch.float64)
     for some in (slice(0, 1), slice(1, 4)):
         cut = {name: label[some] for name, label in LABELS.items()}
-        parts += objective({name: logit[some] for name, logit in logits.items()}, cut)[1]
+        parts += objective(
+            Output({name: logit[some] for name, logit in logits.items()}, NOTHING), cut
+        )[1]
     torch.testing.assert_close(parts, whole)

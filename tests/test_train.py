@@ -350,7 +350,7 @@ def test_settings_come_from_a_file_and_flags_overrule_them(
 def test_errors_of_strangers_are_a_line() -> None:
     from ray.train.v2.api.exceptions import WorkerGroupError
 
-    from radnet_lake.train import _to_own
+    from radnet_lake.train_run import _to_own
 
     error = _to_own(WorkerGroupError("long trace", {0: MemoryError("out of memory\nmore")}))
     assert isinstance(error, RadnetLakeError)
