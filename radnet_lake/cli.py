@@ -92,6 +92,15 @@ def _run_predict(config: Any) -> None:
     print_predict(report)
 
 
+def _run_liver_evaluate(config: Any) -> None:
+    from radnet_lake.liver_evaluate import evaluate_liver
+    from radnet_lake.watch import EvaluateWatch, print_evaluate
+
+    with EvaluateWatch("cases") as watch:
+        report = evaluate_liver(config, watch)
+    print_evaluate(report)
+
+
 def _run_funnel(config: Any) -> None:
     from radnet_lake.summary import funnel
 
@@ -221,6 +230,12 @@ COMMANDS: dict[str, Command] = {
         _run_liver_train,
         "train a segmentation network on the pretrained, frozen encoder",
         "radnet-lake liver train --cases cases --out liver --freeze all --epochs 50",
+    ),
+    "liver evaluate": Command(
+        "liver_evaluate:LiverEvaluateConfig",
+        _run_liver_evaluate,
+        "print Dice and IoU of a segmenter's run, the paper's Table 2 beside them; draw cases",
+        "radnet-lake liver evaluate liver-run --split test",
     ),
     "funnel": Command(
         "summary:FunnelConfig",

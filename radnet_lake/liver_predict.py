@@ -121,7 +121,7 @@ def read_trained(run: str, refine: str = "", checkpoint: str = "best") -> Traine
     """
     folder = RunFolder(run)
     config, first, cases = _read_segmenter(folder, checkpoint)
-    if config.get("refine"):
+    if first.get("refine"):
         what = "was trained with --refine: it looks around a mask that another run has found"
         remedy = "give it as --refine, and a run without as RUN"
         raise SettingError(what, folder.uri, remedy)
@@ -130,7 +130,7 @@ def read_trained(run: str, refine: str = "", checkpoint: str = "best") -> Traine
         return trained
     folder = RunFolder(refine)
     config, refining, others = _read_segmenter(folder, checkpoint)
-    if not config.get("refine"):
+    if not refining.get("refine"):
         what = "was trained without --refine: it knows windows, not the box around a mask"
         raise SettingError(what, folder.uri, "give a run of radnet-lake liver train --refine")
     check_alike(others, cases, f"--refine {folder.uri}")
@@ -169,6 +169,11 @@ def check_alike(ours: CaseSettings, theirs: CaseSettings, where: str) -> None:
         if own != due:
             remedy = "prepare cases with the run's settings, or use a run that learned from such"
             raise SettingError(f"the {what} is {own}, the run's {due}", where, remedy)
+
+
+def use_threads(count: int) -> None:
+    """Let networks on the CPU use so many threads, in this process."""
+    torch.set_num_threads(count)
 
 
 def build_models(trained: Trained, batch: int = 2, device: str = "cpu") -> Models:

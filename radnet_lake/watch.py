@@ -13,6 +13,7 @@ from radnet_lake import schema
 if TYPE_CHECKING:
     from radnet_lake.evaluate import EvaluateReport
     from radnet_lake.harvest import HarvestReport
+    from radnet_lake.liver_evaluate import LiverEvaluateReport
     from radnet_lake.predict import PredictReport
     from radnet_lake.preprocess import PreprocessReport
     from radnet_lake.train import TrainReport
@@ -161,10 +162,10 @@ def _describe_epoch(row: dict[str, Any], epochs: int) -> str:
 
 
 class EvaluateWatch(_Progress):
-    """Called with volumes done and expected; shows them, volumes/s and the ETA."""
+    """Called with volumes, or cases, done and expected; shows them, their rate and the ETA."""
 
-    def __init__(self) -> None:
-        super().__init__("evaluate", "volumes")
+    def __init__(self, unit: str = "volumes") -> None:
+        super().__init__("evaluate", unit)
 
     def __call__(self, done: int, expected: int) -> None:
         """Show how many are predicted."""
@@ -237,8 +238,8 @@ def print_train(report: "TrainReport", after: str = "evaluate") -> None:
     print(f"next      radnet-lake {after} {r.run} --split validation")
 
 
-def print_evaluate(report: "EvaluateReport") -> None:
-    """Table 1, then where the files are."""
+def print_evaluate(report: "EvaluateReport | LiverEvaluateReport") -> None:
+    """The table, then where the files are."""
     print(report.table)
     print(f"written   {report.folder}: {', '.join(report.files)}")
     print(f"took      {report.seconds:.1f} s")
