@@ -25,7 +25,7 @@ from radnet_lake import scan
 from radnet_lake.archive import HEAD_BYTES, ArchiveTrouble, archive_kind, list_members
 from radnet_lake.errors import VolumeError
 from radnet_lake.frame import Frame, Stored, Vector
-from radnet_lake.header import DEFLATED, MAX_HEADER_BYTES
+from radnet_lake.header import DEFLATED, MAX_HEADER_BYTES, Header, Reject, read_header
 from radnet_lake.pixel_data import (
     NATIVE_SYNTAXES,
     Read,
@@ -45,6 +45,8 @@ PROBED_OBJECTS, SLOW_OBJECT_S = 8, 0.001
 few ms from a network disk or a spindle."""
 META_BYTES = 64 << 10
 """A file meta group ends before this."""
+FIRST_BYTES = 8 << 10
+"""What is read of a header at once; a CT's mostly ends there."""
 
 Piece = tuple[int, bytes]
 """Offset in the file, bytes."""
@@ -78,6 +80,37 @@ def read_stored(
     with _translating():
         for some, read in _open_objects(frames, files.values(), is_whole=False):
             yield from _read_object(read, frames, some)
+
+
+def read_headers(frames: Sequence[Frame]) -> Iterator[tuple[list[int], Header]]:
+    """Read the header of each file that frames lie in: (indexes of its frames, header), any order.
+
+    An archive is gone through once; of other files no more is read than the header. Raises as
+    read_stored, and VolumeError undecodable for a file without a header.
+    """
+    files: dict[tuple[str | None, str], list[int]] = {}
+    for index, frame in enumerate(frames):
+        files.setdefault((frame.archive_uri, frame.uri), []).append(index)
+    plain = [some for (archive, _), some in files.items() if not archive]
+    calls = (partial(_read_header, partial(read_range, frames[some[0]].uri)) for some in plain)
+    is_far = any(is_s3(frames[some[0]].uri) for some in plain)
+    with _translating():
+        yield from zip(
+            plain, run_ahead(calls) if is_far else (call() for call in calls), strict=True
+        )
+        members = [some for (archive, _), some in files.items() if archive]
+        for some, read in _open_objects(frames, members, is_whole=True):
+            yield some, _read_header(read)
+
+
+def _read_header(read: Read) -> Header:
+    def read_bytes(offset: int, length: int) -> bytes:
+        return bytes(read(offset, length))
+
+    header = read_header(read_bytes, None, read_bytes(0, FIRST_BYTES))
+    if isinstance(header, Reject):
+        raise VolumeError("undecodable", f"header: {header.reason}")
+    return header
 
 
 def _open_objects(
