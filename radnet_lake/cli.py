@@ -101,6 +101,15 @@ def _run_liver_evaluate(config: Any) -> None:
     print_evaluate(report)
 
 
+def _run_liver_prepare(config: Any) -> None:
+    from radnet_lake.liver_prepare import prepare_cases
+    from radnet_lake.watch import LiverPrepareWatch, print_liver_prepare
+
+    with LiverPrepareWatch() as watch:
+        report = prepare_cases(config, watch)
+    print_liver_prepare(report)
+
+
 def _run_funnel(config: Any) -> None:
     from radnet_lake.summary import funnel
 
@@ -236,6 +245,12 @@ COMMANDS: dict[str, Command] = {
         _run_liver_evaluate,
         "print Dice and IoU of a segmenter's run, the paper's Table 2 beside them; draw cases",
         "radnet-lake liver evaluate liver-run --split test",
+    ),
+    "liver prepare": Command(
+        "liver_prepare:LiverPrepareConfig",
+        _run_liver_prepare,
+        "make cases of CT and mask, and let the pretrained network choose their windows",
+        "radnet-lake liver prepare --lits LITS --run run --out cases",
     ),
     "funnel": Command(
         "summary:FunnelConfig",

@@ -4,7 +4,7 @@ The score of a window is the sigmoid of a class of the coverage head (3D-RADNet 
 are taken, region.choose_windows says.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from radnet_lake.region import Region, cut_image
 from radnet_lake.resample import ResampleSettings
 
 HEAD = "coverage"
+WHOLE = 0.999
+"""Share of the organ from which on a window holds all of it."""
 
 
 def find_class(network: RadNet, organ: str) -> int:
@@ -56,3 +58,49 @@ def score_regions(
         remedy = "use another checkpoint of the run"
         raise CheckpointError("its scores are no numbers", "the pretrained network", remedy)
     return scores
+
+
+def measure_proposal(rows: Sequence[Mapping[str, Any]], threshold: float) -> list[dict[str, Any]]:
+    """How well windows are picked, on cases with their truth: the rows of proposal.csv.
+
+    rows: of cases, as case_folder.CASES has them, with `covered_above` and `covered`: share of the
+    organ's voxels in the windows above the threshold, and in the chosen ones. Cases without scores
+    are left out.
+
+    patients: all; held_out and known, as is_known says. rule: above, windows above the threshold;
+    chosen, these or the highest. whole: windows with at least WHOLE of the organ; any: with some of
+    it. Recall is the share of such windows that are picked, precision the share of picked windows
+    that are such; null where there is none. organ_share: mean over cases of the organ's share in
+    the picked windows. missed: cases of which no picked window has any of the organ.
+    """
+    scored = [row for row in rows if row["scores"] is not None]
+    groups = {
+        "all": scored,
+        "held_out": [row for row in scored if row["is_known"] is False],
+        "known": [row for row in scored if row["is_known"]],
+    }
+    return [
+        {"patients": name, "rule": rule, "cases": len(some)} | _measure(some, rule, threshold)
+        for name, some in groups.items()
+        if some
+        for rule in ("above", "chosen")
+    ]
+
+
+def _measure(rows: Sequence[Mapping[str, Any]], rule: str, threshold: float) -> dict[str, Any]:
+    share = np.concatenate([row["window_organ"] for row in rows])
+    if rule == "above":
+        covered = [row["covered_above"] for row in rows]
+        is_picked = np.concatenate([np.array(row["scores"]) > threshold for row in rows])
+    else:
+        covered = [row["covered"] for row in rows]
+        places = [np.arange(len(row["scores"])) for row in rows]
+        chosen = [row["chosen"] for row in rows]
+        is_picked = np.concatenate([np.isin(*pair) for pair in zip(places, chosen, strict=True)])
+    told: dict[str, Any] = {"windows": len(share), "picked": int(is_picked.sum())}
+    for name, is_such in (("whole", share >= WHOLE), ("any", share > 0)):
+        both = int((is_such & is_picked).sum())
+        told[f"{name}_windows"] = int(is_such.sum())
+        told[f"{name}_recall"] = both / int(is_such.sum()) if is_such.any() else None
+        told[f"{name}_precision"] = both / int(is_picked.sum()) if is_picked.any() else None
+    return told | {"organ_share": float(np.mean(covered)), "missed": covered.count(0)}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from radnet_lake.evaluate import EvaluateReport
     from radnet_lake.harvest import HarvestReport
     from radnet_lake.liver_evaluate import LiverEvaluateReport
+    from radnet_lake.liver_prepare import LiverPrepareReport
     from radnet_lake.predict import PredictReport
     from radnet_lake.preprocess import PreprocessReport
     from radnet_lake.train import TrainReport
@@ -109,6 +110,21 @@ class PredictWatch(_Progress):
                 self.say(f"WARNING: {report.stale}")
             told = f"{report.stored} from stored volumes, {due - report.stored} out of the files"
             self.say(f"{due} series to predict, {told}; {report.known} known")
+        self.show(done, due, {"failed": report.failed})
+
+
+class LiverPrepareWatch(_Progress):
+    """Called with the report as it grows; shows cases, cases/s, failures, and the ETA."""
+
+    def __init__(self) -> None:
+        super().__init__("prepare", "cases")
+
+    def __call__(self, report: "LiverPrepareReport") -> None:
+        """Show the report; its first state says what is to be done."""
+        done, due = report.cases + report.failed, report.seen - report.known
+        if not done:
+            self.started = time.monotonic()
+            self.say(f"{due} cases to make, {report.known} known")
         self.show(done, due, {"failed": report.failed})
 
 
@@ -259,3 +275,35 @@ def print_predict(report: "PredictReport") -> None:
     if r.known_failed:
         print(f"known     {r.known_failed} of these failed before; --retry tries them again")
     print(f'next      radnet-lake query --lake {r.lake} "from audit limit 20"')
+
+
+def print_liver_prepare(report: "LiverPrepareReport") -> None:
+    """The closing summary: the sums that must match, the split, how well windows were chosen."""
+    # It needs torch, which other commands do without.
+    from radnet_lake.case_folder import CASE_REASONS
+
+    r = report
+    done = r.cases + r.failed
+    rate = f", {done / r.seconds:.1f} cases/s" if done else ""
+    size = "x".join(str(getattr(r.settings.settings, n)) for n in ("slices", "rows", "columns"))
+    print(f"cases     {r.folder}, {r.seconds:.1f} s{rate}")
+    print(f"seen      {r.seen} = {r.cases} cases + {r.failed} failed + {r.known} known")
+    for reason, count in r.reasons.most_common():
+        print(f"failed    {count:>8}  {reason}: {CASE_REASONS[reason]}")
+    print(f"split     {', '.join(f'{count} {split}' for split, count in r.splits.items())}")
+    print(f"windows   {size}, slices {r.settings.spacing_mm:g} mm apart, every {r.settings.stride}")
+    if r.proposal:
+        print(
+            "proposal               windows   chosen     whole organ inside       some of it inside"
+        )
+        print(f"{'':50}recall  precision     recall  precision   covered")
+    for row in r.proposal:
+        shares = [row[f"{n}_{m}"] for n in ("whole", "any") for m in ("recall", "precision")]
+        told = [*shares, row["organ_share"]]
+        cells = "".join(f"{'-' if v is None else f'{v:.3f}':>11}" for v in told)
+        rule = f"> {r.settings.threshold:g}" if row["rule"] == "above" else "or highest"
+        name = f"{row['patients'].replace('_', ' ')}, {rule}"
+        print(f"  {name:21}{row['windows']:>7}{row['picked']:>9}{cells}")
+    for text in r.warnings:
+        print(f"warning   {text}")
+    print(f"next      radnet-lake liver train --cases {r.folder} --out RUN")
