@@ -95,6 +95,7 @@ def _start(config: LiverTrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
         "seed": config.seed,
     } | describe_code()
     job, report = _plan(config, run, about)
+    job.begin(Group()).load_weights()  # what is wrong with them is said before there is a run
     if (regions := folder.read_network()) is not None:
         run.folder.write(REGIONS, encode_checkpoint(regions))
     run.write_run(about)
