@@ -23,6 +23,7 @@ from radnet_lake.phantom_plan import (
     PhantomConfig,
     Series,
     find_exclusion,
+    find_masked,
     list_coverage,
     list_frames,
     make_uid,
@@ -92,7 +93,8 @@ def phantom(config: PhantomConfig) -> PhantomReport:
             plans = plan_patient(config, number)
             for uid in dict.fromkeys(series.study.uid for series in plans):
                 files: dict[Path, bytes] = {}
-                rows += encode_study([s for s in plans if s.study.uid == uid], files)
+                study = [series for series in plans if series.study.uid == uid]
+                rows += encode_study(study, files, config.only == "masks")
                 n_files += len(files)
                 for path, data in files.items():
                     (out / path).parent.mkdir(parents=True, exist_ok=True)
@@ -109,10 +111,20 @@ def phantom(config: PhantomConfig) -> PhantomReport:
     return PhantomReport(config.patients, studies, len(rows), n_files, str(truth))
 
 
-def encode_study(plans: list[Series], files: dict[Path, bytes]) -> list[dict[str, object]]:
-    """Encode one study into `files` (path below the archive -> bytes) and return its truth rows."""
-    study, rows, masked = plans[0].study, [], False
+def encode_study(
+    plans: list[Series], files: dict[Path, bytes], only_masks: bool = False
+) -> list[dict[str, object]]:
+    """Encode one study into `files` (path below the archive -> bytes) and return its truth rows.
+
+    only_masks: nothing but the series that has a mask, and the mask.
+    """
+    study, masked = plans[0].study, find_masked(plans)
+    rows: list[dict[str, object]] = []
     disc = FileSet()
+    if only_masks:
+        if masked is None:
+            return rows
+        plans = [masked]
     for series in plans:
         before, mask_path, syntax = len(files), "", study.syntax
         if series.odd == "enhanced" and syntax in ("rle", "big"):
@@ -124,14 +136,14 @@ def encode_study(plans: list[Series], files: dict[Path, bytes]) -> list[dict[str
             files[path] = strip_preamble(data, syntax) if series.bare else data
             if series.odd == "copies":
                 files[path.parent / "copy" / path.name] = data
-        counts, plain = len(files) - before, series.view == "axial" and not series.odd
-        if series.kind == "CT" and plain and "liver" in list_coverage(series) and not masked:
-            mask, masked = build_mask(series), True
+        counts = len(files) - before
+        if series is masked:
+            mask = build_mask(series)
             path = name_file(series, 1).parent.with_name("SEG00001") / "SEG00001"
             files[path], mask_path = encode_dataset(mask, "explicit"), path.as_posix()
             rows.append(_describe_companion(series, mask))
         rows.append(_describe_series(series, syntax, counts, mask_path))
-    if study.modality == "CT":
+    if study.modality == "CT" and not only_masks:
         report = build_report(plans[-1])
         path = name_file(plans[-1], 1).parent.with_name("SR000001") / "SR000001"
         files[path] = encode_dataset(report, "explicit")

@@ -43,6 +43,8 @@ class PhantomConfig:
     """same seed and settings, same bytes"""
     size: int = 128
     """rows and columns of a typical image, 32 to 512"""
+    only: str = ""
+    """masks: only the CT series that have a mask of the liver, and the masks (default: all)"""
 
     def __post_init__(self) -> None:
         if not self.out:
@@ -53,6 +55,8 @@ class PhantomConfig:
             raise SettingError(f"{self.seed} is out of range", "--seed", "give 0 or more")
         if not 32 <= self.size <= 512:
             raise SettingError(f"{self.size} is out of range", "--size", "give 32 to 512")
+        if self.only not in ("", "masks"):
+            raise SettingError(f"{self.only!r} is unknown", "--only", "give masks, or leave it out")
 
 
 class Study(NamedTuple):
@@ -299,6 +303,15 @@ def find_exclusion(series: Series) -> str:
     if measure_spacing(series) * max(len(series.keep), 48) / 48 > 15:
         reasons.add("spacing")
     return next((reason for reason in protocol.EXCLUSION_ORDER if reason in reasons), "")
+
+
+def find_masked(plans: list[Series]) -> Series | None:
+    """Of a study's series the one that a mask of the liver lies beside, if any."""
+    for series in plans:
+        plain = series.kind == "CT" and series.view == "axial" and not series.odd
+        if plain and "liver" in list_coverage(series):
+            return series
+    return None
 
 
 def list_coverage(series: Series) -> tuple[str, ...]:

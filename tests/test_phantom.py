@@ -5,6 +5,7 @@ import hashlib
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -44,7 +45,7 @@ BOXES: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 Archive = tuple[Path, dict[str, list[tuple[str, bytes]]], dict[str, dict[str, str]]]
 
 
-def make_config(out: Path, **settings: int) -> PhantomConfig:
+def make_config(out: Path, **settings: Any) -> PhantomConfig:
     return PhantomConfig(str(out), **{"patients": PATIENTS, "size": SMALL, **settings})
 
 
@@ -193,6 +194,21 @@ def test_every_kind_that_must_be_excluded_and_kept_is_there(archive: Archive) ->
     assert {row["contrast"] for row in truth if not row["excluded_by"]} == {"True", "False"}
 
 
+def test_only_masks_writes_the_same_series_and_masks_and_no_more(
+    archive: Archive, tmp_path: Path
+) -> None:
+    _, files, truth = archive
+    out = tmp_path / "only"
+    phantom(make_config(out, only="masks"))
+    with out.with_name("only.truth.csv").open(encoding="utf-8", newline="") as stream:
+        rows = {row["SeriesInstanceUID"]: row for row in csv.DictReader(stream)}
+    masked = {uid for uid, row in truth.items() if row["mask"]}
+    assert {uid for uid, row in rows.items() if row["mask"]} == masked != set()
+    assert rows.items() <= truth.items()
+    assert len(rows) == 2 * len(masked)
+    assert read_all(out) == sorted(found for uid in rows for found in files[uid])
+
+
 def test_equal_seed_gives_equal_bytes_and_other_seed_other_ones(tmp_path: Path) -> None:
     digests = []
     for name in ("a", "b"):
@@ -306,7 +322,9 @@ def test_patients_differ(plans: dict[str, Series]) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"patients": 0}, {"seed": -1}, {"size": 8}, {"out": ""}], ids=lambda w: next(iter(w))
+    "wrong",
+    [{"patients": 0}, {"seed": -1}, {"size": 8}, {"only": "mr"}, {"out": ""}],
+    ids=lambda w: next(iter(w)),
 )
 def test_wrong_setting_is_named(wrong: dict[str, object]) -> None:
     with pytest.raises(SettingError, match=r"OUT|--"):
