@@ -8,7 +8,7 @@ many workers there are.
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +81,9 @@ class Segmenting:
             what = f"{lacking} weights of the encoder are not in it, and would be frozen as chance"
             remedy = "give the network's own --depth, --width and --encoder, or --freeze none"
             raise CheckpointError(what, self.job.weights, remedy)
-        return [f"--init: {line}" for line in str(report).splitlines()]
+        # Heads are not wanted here: what else the file holds is of no interest.
+        lines = str(replace(report, unexpected=())).splitlines()
+        return [f"--init: {line}" for line in lines]
 
     def describe(self) -> dict[str, Any]:
         """Of a checkpoint: what segmentation needs."""
