@@ -101,6 +101,15 @@ def _run_liver_evaluate(config: Any) -> None:
     print_evaluate(report)
 
 
+def _run_liver_sweep(config: Any) -> None:
+    from radnet_lake.liver_sweep import sweep_liver
+    from radnet_lake.watch import LiverSweepWatch, print_liver_sweep
+
+    with LiverSweepWatch() as watch:
+        report = sweep_liver(config, watch)
+    print_liver_sweep(report)
+
+
 def _run_liver_prepare(config: Any) -> None:
     from radnet_lake.liver_prepare import prepare_cases
     from radnet_lake.watch import LiverPrepareWatch, print_liver_prepare
@@ -245,6 +254,12 @@ COMMANDS: dict[str, Command] = {
         _run_liver_evaluate,
         "print Dice and IoU of a segmenter's run, the paper's Table 2 beside them; draw cases",
         "radnet-lake liver evaluate liver-run --split test",
+    ),
+    "liver sweep": Command(
+        "liver_trial:LiverSweepConfig",
+        _run_liver_sweep,
+        "train and measure every row of the paper's Tables 2 and 3, over seeds; print the tables",
+        "radnet-lake liver sweep --cases cases --out sweep --seeds 3 --epochs 50",
     ),
     "liver prepare": Command(
         "liver_prepare:LiverPrepareConfig",

@@ -16,10 +16,8 @@ import logging
 import os
 import tempfile
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import PurePath
 from typing import Any
 
 import ray
@@ -49,6 +47,7 @@ from radnet_lake.liver_trial import (
 )
 from radnet_lake.run_folder import RunFolder
 from radnet_lake.store import absolute_uri
+from radnet_lake.trial_worker import run_trial
 
 __all__ = ["LiverSweepConfig", "SweepReport", "sweep_liver"]
 
@@ -295,7 +294,7 @@ def _run_trials(sweep: _Sweep, todo: list[Trial], watch: Watch | None, learn: Le
     with tempfile.TemporaryDirectory(prefix="radnet-sweep-") as unused:
         follow = _Follow(sweep, todo, watch)
         follow._look()
-        run = tune.with_parameters(_run_trial, trials=todo, learn=learn)
+        run = tune.with_parameters(run_trial, trials=todo, learn=learn)
         tune.Tuner(
             tune.with_resources(run, {"CPU": 1} | ({"GPU": 1} if config.gpu else {})),
             param_space={"trial": tune.grid_search(list(range(len(todo))))},
@@ -312,20 +311,3 @@ def _run_trials(sweep: _Sweep, todo: list[Trial], watch: Watch | None, learn: Le
                 verbose=0,
             ),
         ).fit()
-
-
-def _run_trial(config: dict[str, int], trials: list[Trial], learn: Learn) -> None:
-    """What Ray Tune runs in a process of its own. What fails would fail again: it is only told."""
-    try:
-        learn(trials[config["trial"]])
-    except Exception as error:
-        tune.report({"failed": _tell_reason(error)})
-
-
-def _tell_reason(error: Exception) -> str:
-    """An error of ours as it is; of a stranger kind and place, for its words may hold paths."""
-    if isinstance(error, RadnetLakeError):
-        return str(error)
-    trace = traceback.extract_tb(error.__traceback__)
-    place = f" at {PurePath(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
-    return f"{type(error).__name__}{place}"

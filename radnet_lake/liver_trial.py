@@ -141,7 +141,9 @@ def plan_trials(config: LiverSweepConfig, shape: NetworkConfig | None = None) ->
             refine, late = None, list[str]()
             if config.refine and setting == Setting():
                 refine = LiverTrainConfig(out=f"{out}-refine", refine=True, **common)
-                late = ["refine" if m == PLAIN else f"{m}+refine" for m in methods]
+                # Of the paper's way, and of the last: between them is little to learn.
+                named = dict.fromkeys((methods[0], methods[-1]))
+                late = ["refine" if m == PLAIN else f"{m}+refine" for m in named]
             trials.append(Trial(name, setting, seed, train, methods, refine, tuple(late)))
     return trials
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from radnet_lake.harvest import HarvestReport
     from radnet_lake.liver_evaluate import LiverEvaluateReport
     from radnet_lake.liver_prepare import LiverPrepareReport
+    from radnet_lake.liver_sweep import SweepReport
     from radnet_lake.predict import PredictReport
     from radnet_lake.preprocess import PreprocessReport
     from radnet_lake.train import TrainReport
@@ -56,7 +57,7 @@ class _Progress:
             return
         self.last_line = now
         rate = done / (now - self.started)
-        a_second = f"{rate:.0f}" if rate >= 10 else f"{rate:.1f}"
+        a_second = f"{rate:.0f}" if rate >= 10 else f"{rate:.2g}"
         told = "".join(f", {count} {name}" for name, count in notes.items())
         left = f", about {(expected - done) / rate:.0f} s left" if expected and rate else ""
         self.say(f"{done} {self.unit}, {a_second} {self.unit}/s{told}{left}")
@@ -188,6 +189,28 @@ class EvaluateWatch(_Progress):
         self.show(done, expected, {})
 
 
+class LiverSweepWatch(_Progress):
+    """Called with the report as it grows; shows epochs, trials, the ETA, and what fails."""
+
+    def __init__(self) -> None:
+        super().__init__("sweep", "epochs")
+        self.told: set[str] = set()
+        self.is_begun = False
+
+    def __call__(self, report: "SweepReport") -> None:
+        """Show the report; its first state says what is to be done."""
+        due = report.trials - report.known
+        if not self.is_begun:
+            self.is_begun = True
+            self.started = time.monotonic()
+            self.say(f"{due} trials to run, {report.known} known; tables: {report.out}/tables.md")
+        for name in report.failed.keys() - self.told:
+            self.say(f"FAILED: {name}: {report.failed[name]}")
+        self.told |= report.failed.keys()
+        told = {"trials": f"{report.done} of {due}", "failed": str(len(report.failed))}
+        self.show(report.epochs, report.expected, told)
+
+
 def print_harvest(report: "HarvestReport") -> None:
     """The closing summary: the sums that must match, the rejects by reason, what to type next."""
     s = report.sums
@@ -293,10 +316,10 @@ def print_liver_prepare(report: "LiverPrepareReport") -> None:
     print(f"split     {', '.join(f'{count} {split}' for split, count in r.splits.items())}")
     print(f"windows   {size}, slices {r.settings.spacing_mm:g} mm apart, every {r.settings.stride}")
     if r.proposal:
-        print(
-            "proposal               windows   chosen     whole organ inside       some of it inside"
-        )
-        print(f"{'':50}recall  precision     recall  precision   covered")
+        groups = f"{'whole organ in it':>22}{'some of it in it':>22}{'organ':>11}"
+        print(f"proposal{'windows':>22}{'picked':>9}{groups}")
+        words = (*("recall", "precision") * 2, "covered")
+        print(f"{'':39}{''.join(f'{word:>11}' for word in words)}")
     for row in r.proposal:
         shares = [row[f"{n}_{m}"] for n in ("whole", "any") for m in ("recall", "precision")]
         told = [*shares, row["organ_share"]]
@@ -307,3 +330,14 @@ def print_liver_prepare(report: "LiverPrepareReport") -> None:
     for text in r.warnings:
         print(f"warning   {text}")
     print(f"next      radnet-lake liver train --cases {r.folder} --out RUN")
+
+
+def print_liver_sweep(report: "SweepReport") -> None:
+    """Tables 2 and 3, then what failed, and where the files are."""
+    r = report
+    print(r.table)
+    print(f"trials    {r.trials} = {r.done} measured + {len(r.failed)} failed + {r.known} known")
+    print(f"written   {r.out}: tables.md, table2.csv, table3.csv, extras.csv, *.png")
+    print(f"took      {r.seconds:.1f} s")
+    if r.failed:
+        print("next      mend what failed, then run the same command")
