@@ -119,6 +119,15 @@ def _run_liver_prepare(config: Any) -> None:
     print_liver_prepare(report)
 
 
+def _run_liver_segment(config: Any) -> None:
+    from radnet_lake.liver_segment import segment_liver
+    from radnet_lake.watch import LiverSegmentWatch, print_liver_segment
+
+    with LiverSegmentWatch() as watch:
+        report = segment_liver(config, watch)
+    print_liver_segment(report)
+
+
 def _run_funnel(config: Any) -> None:
     from radnet_lake.summary import funnel
 
@@ -266,6 +275,12 @@ COMMANDS: dict[str, Command] = {
         _run_liver_prepare,
         "make cases of CT and mask, and let the pretrained network choose their windows",
         "radnet-lake liver prepare --lits LITS --run run --out cases",
+    ),
+    "liver segment": Command(
+        "liver_segment:LiverSegmentConfig",
+        _run_liver_segment,
+        "write masks of CT series, or of files, as DICOM SEG, NIfTI and pictures",
+        "radnet-lake liver segment liver-run --lake lake --out masks --largest",
     ),
     "funnel": Command(
         "summary:FunnelConfig",
@@ -450,7 +465,8 @@ def _add_flags(parser: argparse.ArgumentParser, config: type) -> None:
         text = text.replace("%", "%%")
         metavar = field.metadata.get("positional")
         if metavar:
-            several = "+" if "tuple" in str(field.type) else None if required else "?"
+            many = "tuple" in str(field.type)
+            several = ("+" if required else "*") if many else None if required else "?"
             default = None if required else field.default
             parser.add_argument(
                 field.name, metavar=metavar, nargs=several, default=default, help=text

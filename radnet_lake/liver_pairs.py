@@ -142,13 +142,26 @@ def _say_missing(read: Callable[[], LiverCase]) -> LiverCase:
 
 
 def _read_folder(folder: str) -> list[Frame]:
-    """The frames of the one series whose files lie in a folder; other files are stepped over."""
-    frames: list[Frame] = []
-    uids = set()
+    """The frames of the one series whose files lie in a folder."""
     try:
-        entries = [entry for unit in list_units(folder, 1) for entry in list_unit(unit)]
+        found = read_series(folder)
     except SettingError:
         raise VolumeError("missing_pair", "there is no such folder") from None
+    if len(found) > 1:
+        raise VolumeError("bad_declaration", f"the folder holds {len(found)} series")
+    if not found:
+        raise VolumeError("no_frames", "the folder holds no DICOM image")
+    return next(iter(found.values()))
+
+
+def read_series(folder: str) -> dict[str, list[Frame]]:
+    """The frames of each series whose files lie in a folder, by SeriesInstanceUID ('' where the
+    files have none); files without an image are stepped over.
+
+    Raises SettingError where there is no such folder, VolumeError too_large for too many files.
+    """
+    found: dict[str, list[Frame]] = {}
+    entries = [entry for unit in list_units(folder, 1) for entry in list_unit(unit)]
     if len(entries) > MOST_FILES:
         raise VolumeError("too_large", f"a folder of {len(entries)} files")
     for entry in entries:
@@ -158,16 +171,13 @@ def _read_folder(folder: str) -> list[Frame]:
             raise
         except Exception:  # a file that is none of ours: what there is besides must make a stack
             continue
-        images = [row for row in rows if row.get("object_kind") == "image"]
-        uids |= {row.get("SeriesInstanceUID") for row in images}
-        for row in images:
+        for row in rows:
+            if row.get("object_kind") != "image":
+                continue
             known: dict[str, Any] = {name: row.get(name) for name in FRAME_COLUMNS}
-            frames.append(Frame(**known | {"uri": entry.uri, "size_bytes": entry.size_bytes}))
-    if len(uids) > 1:
-        raise VolumeError("bad_declaration", f"the folder holds {len(uids)} series")
-    if not frames:
-        raise VolumeError("no_frames", "the folder holds no DICOM image")
-    return frames
+            frame = Frame(**known | {"uri": entry.uri, "size_bytes": entry.size_bytes})
+            found.setdefault(row.get("SeriesInstanceUID") or "", []).append(frame)
+    return found
 
 
 def _read_rows(uri: str, size: int) -> list[dict[str, Any]]:

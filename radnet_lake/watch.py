@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from radnet_lake.harvest import HarvestReport
     from radnet_lake.liver_evaluate import LiverEvaluateReport
     from radnet_lake.liver_prepare import LiverPrepareReport
+    from radnet_lake.liver_segment import LiverSegmentReport
     from radnet_lake.liver_sweep import SweepReport
     from radnet_lake.predict import PredictReport
     from radnet_lake.preprocess import PreprocessReport
@@ -126,6 +127,21 @@ class LiverPrepareWatch(_Progress):
         if not done:
             self.started = time.monotonic()
             self.say(f"{due} cases to make, {report.known} known")
+        self.show(done, due, {"failed": report.failed})
+
+
+class LiverSegmentWatch(_Progress):
+    """Called with the report as it grows; shows series, series/s, failures, and the ETA."""
+
+    def __init__(self) -> None:
+        super().__init__("segment", "series")
+
+    def __call__(self, report: "LiverSegmentReport") -> None:
+        """Show the report; its first state says what is to be done."""
+        done, due = report.segmented + report.failed, report.wanted - report.known
+        if not done:
+            self.started = time.monotonic()
+            self.say(f"{due} series to segment, {report.known} known")
         self.show(done, due, {"failed": report.failed})
 
 
@@ -298,6 +314,25 @@ def print_predict(report: "PredictReport") -> None:
     if r.known_failed:
         print(f"known     {r.known_failed} of these failed before; --retry tries them again")
     print(f'next      radnet-lake query --lake {r.lake} "from audit limit 20"')
+
+
+def print_liver_segment(report: "LiverSegmentReport") -> None:
+    """The closing summary: the sums that must match, failures by reason, where to look."""
+    # It needs torch, which other commands do without.
+    from radnet_lake.case_folder import CASE_REASONS
+
+    r = report
+    done = r.segmented + r.failed
+    rate = f", {done / r.seconds:.2f} series/s" if done else ""
+    print(f"masks     {r.folder}, {r.organ}, {r.seconds:.1f} s{rate}")
+    print(f"wanted    {r.wanted} = {r.segmented} segmented + {r.failed} failed + {r.known} known")
+    if r.empty:
+        print(f"empty     {r.empty} of these have no voxel of it, so no SEG")
+    if r.noted:
+        print(f"notes     of {r.noted} in the column notes")
+    for reason, count in r.reasons.most_common():
+        print(f"failed    {count:>8}  {reason}: {CASE_REASONS[reason]}")
+    print(f"table     {r.folder}/segments.csv")
 
 
 def print_liver_prepare(report: "LiverPrepareReport") -> None:
