@@ -108,15 +108,20 @@ def build_network(state: dict[str, Any]) -> RadNet:
 
     Raises CheckpointError where the checkpoint does not hold together, or is a segmenter's.
     """
-    if state.get("kind") == SEGMENTER:
-        what = "these are weights of a segmenter, which tells no labels"
-        raise CheckpointError(what, THE_CHECKPOINT, "give a run of radnet-lake train")
+    refuse_segmenter(state)
 
     def build() -> RadNet:
         heads = tuple(Head(name, kind, tuple(classes)) for name, kind, classes in state["heads"])
         return RadNet(NetworkConfig(**state["network"]), heads)
 
     return _build(build, state)
+
+
+def refuse_segmenter(state: dict[str, Any]) -> None:
+    """Raise CheckpointError for the checkpoint of a segmenter, where labels are wanted."""
+    if state.get("kind") == SEGMENTER:
+        what = "these are weights of a segmenter, which tells no labels"
+        raise CheckpointError(what, THE_CHECKPOINT, "give a run of radnet-lake train")
 
 
 def build_segmenter(state: dict[str, Any]) -> Segmenter:

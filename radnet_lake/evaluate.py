@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from radnet_lake.checkpoint import build_network
+from radnet_lake.checkpoint import SEGMENTER, build_network
 from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.evaluation_picture import draw_pictures
 from radnet_lake.heads import Head
@@ -90,6 +90,9 @@ def evaluate(
     """
     started = time.monotonic()
     run = RunFolder(config.run)
+    if run.read_run().get("kind") == SEGMENTER:
+        what, remedy = "is a segmenter's run", "use: radnet-lake liver evaluate"
+        raise SettingError(what, run.uri, remedy)
     wanted = _choose_series(run, config.split)
     state = run.read_checkpoint(config.checkpoint)
     where = f"{run.uri}/checkpoints/{config.checkpoint}.pt"

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from radnet_lake import __version__, schema
+from radnet_lake.checkpoint import refuse_segmenter
 from radnet_lake.errors import CheckpointError, SettingError, StoreError
 from radnet_lake.inference import PRECISIONS, digest_weights, stream_predictions
 from radnet_lake.label import warn_if_stale
@@ -179,6 +180,7 @@ def read_model(run: str, name: str) -> Model:
     folder = RunFolder(run)
     folder.read_config()
     state = folder.read_checkpoint(name)
+    refuse_segmenter(state)
     try:
         settings = ResampleSettings(**state["settings"])
         classes = {head: list(values) for head, _, values in state["heads"]}

@@ -12,11 +12,14 @@ from radnet_lake import train_worker
 from radnet_lake.case_folder import CaseFolder, CaseSettings, StoredCase
 from radnet_lake.checkpoint import describe_network, load_segmenter
 from radnet_lake.errors import CheckpointError, RadnetLakeError, SettingError
+from radnet_lake.evaluate import EvaluateConfig, evaluate
 from radnet_lake.liver_plan import LiverTrainConfig, draw_cases, list_examples
 from radnet_lake.liver_train import train_here, train_liver
 from radnet_lake.network import NetworkConfig, RadNet
+from radnet_lake.predict import read_model
 from radnet_lake.resample import ResampleSettings
 from radnet_lake.run_folder import MASK_METRICS, RunFolder
+from radnet_lake.train_plan import resume_config
 
 SIZE = ResampleSettings(16, 24, 24)
 SETTINGS = CaseSettings("liver", SIZE, 15.0, 4, 0.9, "liver", "0123", "lake", 0)
@@ -129,6 +132,16 @@ def test_two_workers_on_ray_learn_what_one_does(cases: str, tmp_path: Path) -> N
     for row, other in zip(found, wanted, strict=True):
         assert row.pop("split") == other.pop("split")
         assert row == pytest.approx(other, rel=1e-3)
+
+
+def test_a_segmenter_s_run_is_not_taken_for_a_pretraining(cases: str, tmp_path: Path) -> None:
+    train_here(small(cases, tmp_path, epochs=1))
+    with pytest.raises(SettingError, match="liver evaluate"):
+        evaluate(EvaluateConfig(str(tmp_path)))
+    with pytest.raises(CheckpointError, match="segmenter"):
+        read_model(str(tmp_path), "best")
+    with pytest.raises(SettingError, match="and the command that wrote them"):
+        resume_config(str(tmp_path))
 
 
 def test_boxes_to_refine_in_hold_the_organ(cases: str, tmp_path: Path) -> None:
