@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from radnet_lake import manual, schema
-from radnet_lake.cli import COMMANDS, main
+from radnet_lake.cli import main
+from radnet_lake.commands import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
