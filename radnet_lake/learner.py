@@ -40,6 +40,11 @@ class Group(NamedTuple):
         return tensor
 
 
+def stand_alone(gpu: bool) -> Group:
+    """The only worker there is, on a GPU if one is asked for."""
+    return Group(device=torch.device("cuda" if gpu else "cpu"))
+
+
 Settings = TrainConfig | LiverTrainConfig
 
 
