@@ -33,14 +33,15 @@ def test_commands_of_the_readme_run_as_written(tmp_path: Path, ray_local: str) -
     lines += read_block("Label", "sh").strip().splitlines()
     lines += read_block("Preprocess and look", "sh").strip().splitlines()
     lines += read_block("Train, evaluate, predict", "sh").strip().splitlines()
-    assert len(lines) == 23
+    lines += read_block("Segment the liver", "sh").strip().splitlines()
+    assert len(lines) == 29
     for line in lines:
         # One command starts a Ray of its own, as it does for a user; the others save that time.
         is_alone = line.startswith("radnet-lake compact")
         variables = {} if is_alone else {"RAY_ADDRESS": ray_local}
         done = run_words(["bash", "-c", line], tmp_path, **variables)
         assert done.returncode == 0, (line, done.stderr)
-        told = line.split()[1] in ("harvest", "preprocess", "train", "evaluate", "predict")
+        told = line.split()[1] in ("harvest", "preprocess", "train", "evaluate", "predict", "liver")
         assert done.stderr == "" or told, (line, done.stderr)
     for name in ("labels.parquet", "series.png", "sheet.png"):
         assert (tmp_path / name).exists()
