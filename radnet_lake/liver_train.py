@@ -14,7 +14,7 @@ from radnet_lake.case_folder import CaseFolder, decode_settings
 from radnet_lake.checkpoint import encode_checkpoint
 from radnet_lake.cluster import start_board, start_ray
 from radnet_lake.errors import CheckpointError, SettingError
-from radnet_lake.learner import stand_alone
+from radnet_lake.learner import Group, stand_alone
 from radnet_lake.liver_lesson import Job
 from radnet_lake.liver_plan import (
     REGIONS,
