@@ -116,12 +116,12 @@ class LiverEvaluateReport:
 
 
 class _Plan(NamedTuple):
-    """What is evaluated. rows: of the cases' table, those of the split, by name."""
+    """What is evaluated. table: all rows of the cases; rows: those of the split, by name."""
 
     trained: Trained
     folder: CaseFolder
+    table: list[Row]
     rows: list[Row]
-    unprepared: int
 
 
 class _Job(NamedTuple):
@@ -198,17 +198,15 @@ def _plan(config: LiverEvaluateConfig) -> _Plan:
     trained = read_trained(config.run, config.refine, config.checkpoint)
     folder = CaseFolder(config.cases or str(trained.config.get("cases", "")))
     check_alike(folder.read_settings(), trained.cases, folder.uri)
-    cases = folder.read_cases().to_pylist()
-    rows = sorted((row for row in cases if row["split"] == config.split), key=lambda r: r["case"])
+    table = folder.read_cases().to_pylist()
+    rows = sorted((row for row in table if row["split"] == config.split), key=lambda r: r["case"])
     if not rows:
-        there = Counter(row["split"] for row in cases if row["split"])
+        there = Counter(row["split"] for row in table if row["split"])
         told = ", ".join(f"{name} ({count})" for name, count in there.items()) or "none"
         remedy = f"use --split of what there is: {told}"
         raise SettingError(f"there is no case of split {config.split}", folder.uri, remedy)
     # The windows are known already.
-    return _Plan(
-        trained._replace(regions=None), folder, rows, sum(bool(r["reason"]) for r in cases)
-    )
+    return _Plan(trained._replace(regions=None), folder, table, rows)
 
 
 def _evaluate(
@@ -332,8 +330,7 @@ def _evaluate_remotely(job: _Job, row: Row) -> _Found:
 
 def _gather_facts(config: LiverEvaluateConfig, plan: _Plan) -> Facts:
     trained = plan.trained
-    learned = RunFolder(trained.run).read_run().get("examples") or {}
-    names = {one[0] for split in ("train", "validation") for one in learned.get(split, ())}
+    learned, chose = _count_seen(plan)
     epoch = (trained.first.get("progress") or {}).get("epoch")
     return Facts(
         run=trained.run,
@@ -344,11 +341,32 @@ def _gather_facts(config: LiverEvaluateConfig, plan: _Plan) -> Facts:
         share=float(trained.config.get("share", 1)),
         cases=plan.folder.uri,
         split=config.split,
-        unprepared=plan.unprepared,
-        learned=sum(row["case"] in names for row in plan.rows),
+        unprepared=sum(row["reason"] is not None for row in plan.table),
+        learned=learned,
+        chose=chose,
         resamples=config.resamples,
         seed=config.seed,
     )
+
+
+def _count_seen(plan: _Plan) -> tuple[int | None, int]:
+    """Of how many of the cases the segmenter learned from the patient, or was chosen by them.
+
+    None where nothing tells. Names are a folder's own: patients are compared.
+    """
+    examples = RunFolder(plan.trained.run).read_run().get("examples") or {}
+    own, table = CaseFolder(str(plan.trained.config.get("cases", ""))), plan.table
+    if own.uri != plan.folder.uri:
+        try:
+            table = own.read_cases().to_pylist()
+        except RadnetLakeError:
+            return None, 0
+    counts = []
+    for split in ("train", "validation"):
+        names = {name for name, *_ in examples.get(split, ())}
+        patients = {row["patient"] for row in table if row["case"] in names}
+        counts.append(sum(row["patient"] in patients for row in plan.rows))
+    return counts[0], counts[1]
 
 
 def _draw_cases(

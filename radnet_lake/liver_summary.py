@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from radnet_lake.paper_table2 import TABLE2, TABLE3, Printed
 from radnet_lake.table1 import TAIL, format_value
-from radnet_lake.table1_text import FEW, FLATTERING, NONE, lay_table
+from radnet_lake.table1_text import FEW, NONE, lay_table
 
 Floats = npt.NDArray[np.float64]
 
@@ -65,7 +65,8 @@ class Facts:
     """On what the numbers rest.
 
     epoch: after how many, None unknown. unprepared: cases of the folder that are in no split, for
-    they could not be made. learned: cases evaluated that the run learned from. notes: the cases'.
+    they could not be made. learned: cases whose patients the segmenter learned from, None unknown;
+    chose: by whose the best checkpoint was chosen.
     """
 
     run: str
@@ -77,10 +78,10 @@ class Facts:
     cases: str
     split: str
     unprepared: int
-    learned: int
+    learned: int | None
+    chose: int
     resamples: int
     seed: int
-    notes: tuple[str, ...] = ()
 
 
 MEASURES: dict[str, tuple[Callable[[Outcome], float | None], Callable[[Floats], float]]] = {
@@ -209,11 +210,11 @@ def _describe(outcomes: Sequence[Outcome], facts: Facts) -> list[str]:
         lines.append(f"- FAILED, and in no number: {failed.total()} of {len(first)} cases ({told})")
     if facts.unprepared:
         lines.append(f"- in no split: {facts.unprepared} cases that could not be prepared")
-    if facts.learned:
-        lines.append(f"- NOT A TEST: the segmenter learned from {facts.learned} of these cases")
-    elif facts.split in FLATTERING:
-        text = FLATTERING[facts.split].replace("series", "cases")
-        lines.append(f"- NOT A TEST: {text}")
+    if facts.learned is None:
+        lines.append("- whether the segmenter learned from these patients is not known")
+    for count, what in ((facts.learned, "learned from"), (facts.chose, "was chosen by")):
+        if count:
+            lines.append(f"- NOT A TEST: the segmenter {what} the patients of {count} cases")
     if known:
         lines.append(
             f"- KNOWN TO THE PRETRAINED NETWORK: {known} of these cases are of patients that it"
@@ -221,7 +222,6 @@ def _describe(outcomes: Sequence[Outcome], facts: Facts) -> list[str]:
         )
     elif any(o.is_known is None for o in first):
         lines.append("- whether the pretrained network knows these patients is not known")
-    lines += [f"- note: {note}" for note in facts.notes]
     lines.append("- paper: 20 LiTS cases, other patients, so no like-for-like comparison")
     return lines
 

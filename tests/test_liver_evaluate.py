@@ -159,13 +159,23 @@ def test_an_organ_that_is_not_there_counts_as_agreed(tmp_path: Path) -> None:
     assert "2 cases hold no liver" in report.table
 
 
-def test_cases_that_the_segmenter_learned_from_are_no_test(made: Made, tmp_path: Path) -> None:
+def test_patients_that_the_segmenter_learned_from_are_no_test(made: Made, tmp_path: Path) -> None:
     run = write_run(str(tmp_path / "run"), made.cases.uri)
-    run.write_run({"examples": {"train": [["c-whole", 0, 0, 0, 8, 24, 24]], "validation": []}})
-    report = evaluate_liver(LiverEvaluateConfig(run.uri))
-    assert "NOT A TEST: the segmenter learned from 1 of these cases" in report.table
+    box = [0, 0, 0, 8, 24, 24]
+    run.write_run({"examples": {"train": [["e-learned", *box]], "validation": [["b-part", *box]]}})
     report = evaluate_liver(LiverEvaluateConfig(run.uri, split="train"))
-    assert "NOT A TEST: the network was trained on these cases" in report.table
+    assert "NOT A TEST: the segmenter learned from the patients of 1 cases" in report.table
+    report = evaluate_liver(LiverEvaluateConfig(run.uri))
+    assert "NOT A TEST: the segmenter was chosen by the patients of 1 cases" in report.table
+    # A folder of its own counts by its patients, whatever its cases are called.
+    whole = make_case(ORGAN)
+    rows = [make_row(name, whole) for name in ("e-learned", "other")]
+    rows[0]["patient"], rows[1]["patient"] = "a stranger", "patient-of-e-learned"
+    cases = write_cases(str(tmp_path / "cases"), [(row, whole) for row in rows])
+    config = LiverEvaluateConfig(run.uri, cases.uri)
+    assert evaluate_liver(config).facts.learned == 1
+    run.write_config(run.read_config() | {"cases": str(tmp_path / "gone")})
+    assert "learned from these patients is not known" in evaluate_liver(config).table
 
 
 @pytest.mark.parametrize(
