@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # The phantom study: `make reproduce`, with more patients or a larger network if you like.
-PATIENTS ?= 160
+# Transfer on top of it, `make reproduce-liver`, is content with half of the patients.
+PATIENTS ?= $(if $(filter reproduce-liver,$(MAKECMDGOALS)),80,160)
 SLICES ?= 24
 SIDE ?= 64
 DEPTH ?= 10
@@ -14,7 +15,14 @@ MORE ?=
 STUDY ?= study/$(PATIENTS)
 RUN ?= $(STUDY)/run-$(SLICES)x$(SIDE)-depth$(DEPTH)-width$(WIDTH)
 
-.PHONY: setup demo reproduce test test-all check format schema benchmark clean
+# Its CT with liver masks are other patients: another seed.
+LIVER_PATIENTS ?= 60
+LIVER_SEEDS ?= 3
+LIVER_EPOCHS ?= 2
+LIVER_MORE ?=
+LIVER ?= $(RUN)-liver-$(LIVER_PATIENTS)
+
+.PHONY: setup demo reproduce reproduce-liver test test-all check format schema benchmark clean
 
 setup: $(VENV)/.ready
 
@@ -43,6 +51,18 @@ reproduce: setup $(STUDY)/archive.truth.csv
 		--depth $(DEPTH) --width $(WIDTH) --epochs $(EPOCHS) --batch 32 --learning-rate 0.002 \
 		--weight-decay 0.0001 --warmup 0.1 --channels-last $(MORE)
 	$(BIN)/radnet-lake evaluate $(RUN) --split test
+
+$(LIVER)/archive.truth.csv: | setup
+	mkdir -p $(LIVER)
+	rm -rf $(LIVER)/archive
+	$(BIN)/radnet-lake phantom $(LIVER)/archive --patients $(LIVER_PATIENTS) --seed 21 --only masks
+
+reproduce-liver: reproduce $(LIVER)/archive.truth.csv
+	$(BIN)/radnet-lake harvest $(LIVER)/archive --lake $(LIVER)/lake --phi keep --collection phantom
+	$(BIN)/radnet-lake liver prepare --lake $(LIVER)/lake --run $(RUN) --out $(LIVER)/cases
+	$(BIN)/radnet-lake liver sweep --cases $(LIVER)/cases --out $(LIVER)/sweep \
+		--seeds $(LIVER_SEEDS) --epochs $(LIVER_EPOCHS) --batch 2 --learning-rate 0.002 \
+		--decoder-width 8 --channels-last --note "PHANTOM DATA" $(LIVER_MORE)
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
