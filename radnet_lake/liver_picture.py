@@ -29,6 +29,7 @@ from radnet_lake.paper_table2 import TABLE2, TABLE3, Printed
 Curves = Mapping[Setting, Mapping[int, Sequence[Mapping[str, Any]]]]
 """By setting and seed: rows of metrics.csv (epoch, split, loss)."""
 PANELS_WIDE = 3
+MARKS = {"train": "o", "validation": "x"}
 LINES: Any = dict(zip(("train", "validation"), DASHES, strict=False))
 
 
@@ -128,12 +129,17 @@ def _draw_losses(curves: Curves) -> Figure:
                 some = [r for r in rows if r["split"] == split and _is_number(r["loss"])]
                 # Shown from 1 on: epoch 0 is the first.
                 x, y = [r["epoch"] + 1 for r in some], [r["loss"] for r in some]
-                axes.plot(x, y, dash, color=colour, linewidth=1.5, marker="o", markersize=2)
+                axes.plot(
+                    x, y, dash, color=colour, linewidth=1.5, marker=MARKS[split], markersize=3
+                )
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
-        axes.set(title=name_setting(setting), ylim=(0, None), xlabel="epoch", ylabel="Dice loss")
+        axes.set(title=name_setting(setting), ylim=(0, 1.05), xlabel="epoch", ylabel="Dice loss")
         axes.tick_params(labelbottom=True, labelleft=True)
     marks = [
-        Line2D([], [], color="black", linestyle=dash, label=split) for split, dash in LINES.items()
+        Line2D(
+            [], [], color="black", linestyle=dash, marker=MARKS[split], markersize=3, label=split
+        )
+        for split, dash in LINES.items()
     ]
     marks += [
         Line2D([], [], color=COLOURS[k % len(COLOURS)], label=f"seed {seed}")

@@ -77,7 +77,7 @@ def name_setting(setting: Setting) -> str:
     printed = TABLE2.get(setting.freeze)
     text = printed.title if printed else f"freeze {setting.freeze}"
     if setting.encoder != "radnet":
-        text = f"MedicalNet weights: {text[0].lower()}{text[1:]}"
+        text = f"MedicalNet weights: {_lower(text)}"
     return text if setting.share == 1 else f"{text}, {100 * setting.share:g} % of the cases"
 
 
@@ -197,10 +197,12 @@ def _list_extras(results: Results, facts: Facts) -> list[Extra]:
                 extras.append(Extra(s, method, "plain", found))
     for setting in facts.list_foreign():
         for s, method in results:
-            same = results.get((setting._replace(encoder="radnet"), method))
             if s == setting:
-                found = compare(results[s, method], same) if same else None
-                extras.append(Extra(s, method, f"3D-RADNet, {method}", found))
+                like = s._replace(encoder="radnet")
+                like = like if (like, method) in results else FROZEN
+                other = results.get((like, method))
+                found = compare(results[s, method], other) if other else None
+                extras.append(Extra(s, method, f"3D-RADNet, {_lower(name_setting(like))}", found))
     return extras
 
 
@@ -308,3 +310,7 @@ def _say_cases(counts: tuple[int, int] | None) -> str:
         return ""
     low, high = counts
     return f"(n={low})" if low == high else f"(n={low} to {high})"
+
+
+def _lower(title: str) -> str:
+    return title[0].lower() + title[1:]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import S3Server
 
 from radnet_lake.case_folder import CaseFolder, CaseSettings
 from radnet_lake.errors import RadnetLakeError, SettingError
@@ -188,8 +189,9 @@ def test_where_all_fail_the_sweep_does(config: LiverSweepConfig, tmp_path: Path)
 
 
 def test_other_settings_or_cases_than_the_trials_had_are_refused(
-    config: LiverSweepConfig, tmp_path: Path
+    config: LiverSweepConfig, tmp_path: Path, s3: S3Server
 ) -> None:
+    config = replace(config, out=f"s3://{s3.bucket()}/sweep")
     kept = plan_trials(config)
     for trial in kept:
         make_learn(tmp_path / "log")(trial)
