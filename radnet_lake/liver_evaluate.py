@@ -9,11 +9,13 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 import ray
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from radnet_lake.case_folder import SPLITS, CaseFolder, StoredCase
 from radnet_lake.cluster import start_ray
@@ -217,16 +219,10 @@ def _evaluate(
     watch: Watch | None,
 ) -> list[_Found]:
     """All cases, in the order of the plan."""
-    job = _Job(
-        plan.trained,
-        plan.folder.uri,
-        tuple(methods),
-        config.batch,
-        "cuda" if config.gpu else "cpu",
-        0,
-        keeps,
-    )
+    device = "cuda" if config.gpu else "cpu"
+    job = _Job(plan.trained, plan.folder.uri, tuple(methods), config.batch, device, 0, keeps)
     if config.workers > 1:
+        build_models(job.trained)  # what is wrong with it is said here, not by each worker
         stream = _stream_tasks(job, plan.rows, config.workers)
     else:
         models = build_models(job.trained, job.batch, job.device)
@@ -307,20 +303,25 @@ def _stream_tasks(job: _Job, rows: list[Row], workers: int) -> Iterator[tuple[in
     told = ray.put(job._replace(threads=cpus))
     waiting = list(enumerate(rows))[::-1]
     running: dict[Any, tuple[int, Row]] = {}
-    while waiting or running:
-        while waiting and len(running) < workers:
-            n, row = waiting.pop()
-            running[task.remote(told, row)] = n, row
-        (done,), _ = ray.wait(list(running), num_returns=1)
-        n, row = running.pop(done)
-        try:
-            yield n, ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, RadnetLakeError):
-                raise error.cause from None
-            raise
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError):
-            yield n, _fail(job, row, "killed", "its worker died at each try")
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                n, row = waiting.pop()
+                running[task.remote(told, row)] = n, row
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            n, row = running.pop(done)
+            try:
+                yield n, ray.get(done)
+            except RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, RadnetLakeError) else error) from None
+            except (WorkerCrashedError, OutOfMemoryError):
+                yield n, _fail(job, row, "killed", "its worker died at each try")
+    finally:
+        for task in running:
+            # Else Ray would print what became of it.
+            with suppress(RayError):
+                ray.cancel(task)
+                ray.get(task)
 
 
 def _evaluate_remotely(job: _Job, row: Row) -> _Found:
