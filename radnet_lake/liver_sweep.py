@@ -27,7 +27,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from radnet_lake.case_folder import CaseFolder
 from radnet_lake.checkpoint import read_network_config
 from radnet_lake.cluster import start_ray
-from radnet_lake.errors import RadnetLakeError, SettingError
+from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.folder import Folder
 from radnet_lake.liver_evaluate import LiverEvaluateConfig, evaluate_methods
 from radnet_lake.liver_picture import draw_pictures
@@ -167,7 +167,7 @@ class _Sweep:
         kept = {name: getattr(self.config, name) for name in SHARED}
         kept["cases"] = hashlib.sha256(json.dumps(split).encode()).hexdigest()
         if "sweep.json" in self.folder.names("sweep.json"):
-            before = json.loads(self.folder.read("sweep.json"))
+            before = self._read_settings()
             for name, value in kept.items():
                 if before.get(name) != value:
                     what = f"the trials in {self.config.out} have another value"
@@ -175,17 +175,23 @@ class _Sweep:
                     raise SettingError(what, flag, "give it again, or name another folder")
         self.folder.write("sweep.json", json.dumps(kept, indent=1).encode())
 
+    def _read_settings(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.folder.read("sweep.json")))
+        except (ValueError, TypeError):
+            remedy = "sweep into another folder, or delete it if the settings are those of before"
+            raise StoreError("is damaged", f"{self.folder.uri}/sweep.json", remedy) from None
+
     def write_tables(self) -> None:
         """Tables and pictures of what is done so far."""
         patients = {row["case"]: row["patient"] for row in self.cases}
         scores: list[Score] = []
         curves: dict[Setting, dict[int, Any]] = {}
         for trial in self.trials:
-            for row in read_scores(self.folder, trial):
-                dice, iou = (float(row[name] or "nan") for name in ("dice", "iou"))
-                patient = patients[row["case"]]
-                key = (trial.setting, trial.seed, row["method"])
-                scores.append(Score(*key, row["case"], patient, dice, iou))
+            scores += [
+                Score(trial.setting, trial.seed, patient=patients.get(row["case"], ""), **row)
+                for row in read_scores(self.folder, trial)
+            ]
             if rows := RunFolder(trial.train.out).read_metrics().to_pylist():
                 curves.setdefault(trial.setting, {})[trial.seed] = rows
         results, facts = gather(scores), self._describe()

@@ -56,7 +56,8 @@ class Facts:
     def list_shares(self) -> list[Setting]:
         """Rows of Table 3, the largest share first."""
         some = [s for s in self.planned if s.freeze == "all" and s.encoder == "radnet"]
-        return sorted(some, key=lambda s: -s.share) if len(some) > 1 else []
+        is_asked = any(s.share < 1 for s in some)
+        return sorted(some, key=lambda s: -s.share) if is_asked else []
 
     def list_foreign(self) -> list[Setting]:
         """Settings with another encoder's weights."""

@@ -163,15 +163,20 @@ def write_scores(folder: Folder, rows: list[dict[str, Any]]) -> None:
     folder.write(SCORES, sink.getvalue().encode())
 
 
-def read_scores(folder: Folder, trial: Trial) -> list[dict[str, str]]:
-    """Rows of a trial in the sweep's folder, of the methods wanted now; none if it has none yet."""
+def read_scores(folder: Folder, trial: Trial) -> list[dict[str, Any]]:
+    """Rows of a trial in the sweep's folder, of the methods wanted now; NaN where a case failed.
+
+    None where it is not measured yet, or the file is damaged: then it is measured again.
+    """
+    wanted = {*trial.methods, *trial.late}
     try:
         text = folder.read(f"trials/{trial.name}/{SCORES}").decode()
-    except LakeError:
+        rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(io.StringIO(text))]
+        numbers = [{name: float(row[name] or "nan") for name in ("dice", "iou")} for row in rows]
+    except (LakeError, ValueError, KeyError, TypeError, csv.Error):
         return []
-    rows = list(csv.DictReader(io.StringIO(text)))
-    wanted = {*trial.methods, *trial.late}
-    return [row for row in rows if row["method"] in wanted]
+    told = [row | number for row, number in zip(rows, numbers, strict=True)]
+    return [row for row in told if row["method"] in wanted]
 
 
 def is_measured(folder: Folder, trial: Trial) -> bool:

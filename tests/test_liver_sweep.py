@@ -11,10 +11,10 @@ import pytest
 from conftest import S3Server
 
 from radnet_lake.case_folder import CaseFolder, CaseSettings
-from radnet_lake.errors import RadnetLakeError, SettingError
+from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.folder import Folder
 from radnet_lake.liver_sweep import LiverSweepConfig, SweepReport, sweep_liver
-from radnet_lake.liver_trial import Trial, plan_trials, write_scores
+from radnet_lake.liver_trial import Trial, is_measured, plan_trials, write_scores
 from radnet_lake.resample import ResampleSettings
 from radnet_lake.run_folder import RunFolder
 
@@ -208,3 +208,17 @@ def test_other_settings_or_cases_than_the_trials_had_are_refused(
     with pytest.raises(SettingError) as caught:
         sweep_liver(config)
     assert caught.value.where == "--cases"
+    Folder(config.out).write("sweep.json", b"[")
+    with pytest.raises(StoreError, match=r"sweep\.json: is damaged"):
+        sweep_liver(config)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"method,case\nplain,c6\n", b"\xff\xfe", b"method,case,dice,iou\nplain,c6,x,\n"]
+)
+def test_damaged_scores_are_made_again(config: LiverSweepConfig, data: bytes) -> None:
+    trial = plan_trials(config)[0]
+    make_learn(Path(config.out).parent / "log")(trial)
+    assert is_measured(Folder(config.out), trial)
+    Folder(trial.train.out).write("scores.csv", data)
+    assert not is_measured(Folder(config.out), trial)

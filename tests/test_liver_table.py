@@ -173,6 +173,13 @@ def test_tables_hold_ours_and_the_papers_and_what_is_missing() -> None:
     assert len({line.count("|") for line in text.splitlines() if "Froze to block 2" in line}) == 1
 
 
+def test_a_single_share_has_its_table() -> None:
+    half = Setting(share=0.5)
+    files = format_tables(gather(make_scores(half, 0.7)), make_facts(half))
+    assert [row["share"] for row in read(files["table3.csv"])] == ["0.5"]
+    assert make_facts(ALL, SCRATCH).list_shares() == []
+
+
 def test_pictures_are_made_of_whatever_is_done() -> None:
     facts = make_facts(ALL, SCRATCH, Setting(share=0.2))
     assert set(draw_pictures({}, {}, facts, "")) == {"dice_by_freeze.png", "dice_by_share.png"}
