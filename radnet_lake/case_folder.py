@@ -151,7 +151,9 @@ class CaseFolder:
         """All rows, as CASES. Raises SettingError where they are not prepared, or not yet."""
         data = self._read("cases.parquet")
         try:
-            return pq.read_table(pa.BufferReader(data)).select(CASES.names).cast(CASES)
+            # pq.read_table starts threads, which with torch loaded may abort Python at its end.
+            table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
+            return table.select(CASES.names).cast(CASES)
         except (pa.ArrowException, KeyError, OSError):
             where = f"{self.uri}/cases.parquet"
             raise StoreError("the file is damaged", where, _DAMAGED) from None
@@ -179,8 +181,10 @@ class CaseFolder:
 
     def read_finished(self) -> Iterator[dict[str, Any]]:
         """The rows of the cases that are finished, as write_case had them."""
-        for file in self.folder.names("cases/"):
-            if file.endswith(".json"):
+        files = self.folder.names("cases/")
+        whole = {file.removesuffix(".arrow") for file in files if file.endswith(".arrow")}
+        for file in files:
+            if file.endswith(".json") and file.removesuffix(".json") in whole:
                 yield _parse(self.folder.read(file), f"{self.uri}/{file}")
 
     def read_network(self) -> dict[str, Any] | None:

@@ -179,8 +179,9 @@ def split_patients(patients: Iterable[str], seed: int, before: Mapping[str, str]
     least one validates and one tests, of fewer all train. before: patients keep their split as far
     as it goes; new ones fill what lacks.
     """
-    kept = {patient: before[patient] for patient in patients if patient in before}
-    order = sorted(set(patients) - set(kept), key=lambda name: digest_value((seed, name)))
+    everyone = set(patients)
+    kept = {patient: split for patient, split in before.items() if patient in everyone}
+    order = sorted(everyone - set(kept), key=lambda name: digest_value((seed, name)))
     n = len(kept) + len(order)
     validation = max(1, int(0.15 * n)) if n > 2 else 0
     test = max(1, n - round(0.7 * n) - validation) if n > 2 else 0

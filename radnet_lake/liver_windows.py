@@ -20,6 +20,8 @@ from radnet_lake.region import choose_windows, list_windows
 from radnet_lake.volume import MOST_VOXELS, Volume
 
 MOST_HU = np.iinfo(np.int16).max
+LEAST_AIR = -500
+"""HU that air, in the lung or around the patient, is always below."""
 MOST_DETAIL = 200
 
 Row = dict[str, Any]
@@ -69,8 +71,8 @@ def _resample(case: LiverCase, spacing_mm: float) -> LiverCase:
     case = resample_slices(case, spacing_mm)
     if not case.mask.any():
         raise VolumeError("no_mask", "the organ is thinner than a slice")
-    if case.image.min() >= 0:
-        note = "no value is below 0: these may be no Hounsfield units"
+    if case.image.min() > LEAST_AIR:
+        note = f"no value is below {LEAST_AIR}, as air is: these may be no Hounsfield units"
         return case._replace(notes=(*case.notes, note))
     return case
 
