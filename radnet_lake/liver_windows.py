@@ -66,7 +66,7 @@ def _resample(case: LiverCase, spacing_mm: float) -> LiverCase:
     old_mm = Volume(*case[:1], case.position_mm, case.steps_mm).spacing_mm[0]
     if case.image.size * old_mm / spacing_mm > MOST_VOXELS:
         raise VolumeError("too_large", f"slices of {old_mm:g} mm become too many")
-    if not np.abs(case.image).max() <= MOST_HU:
+    if not case.image.max() <= MOST_HU or not case.image.min() >= -MOST_HU:
         raise VolumeError("bad_declaration", f"values beyond {MOST_HU} are no Hounsfield units")
     case = resample_slices(case, spacing_mm)
     if not case.mask.any():
