@@ -24,6 +24,8 @@ SEG, NIFTI, PICTURE = ".seg.dcm", ".seg.nii.gz", ".png"
 """Endings of the files; what stands before them names the series."""
 MOST_HU = np.iinfo(np.int16).max
 MOST_DETAIL = 200
+MOST_APART = 0.1
+"""Slices that a slice may lie off an even step."""
 
 Row = dict[str, Any]
 
@@ -70,10 +72,11 @@ def segment_scan(job: Job, models: Models, scan: Scan) -> Row:
         volume, stored = _read_scan(scan)
         mask, facts = _find_mask(job, models, volume)
         row |= facts
-        row["files"] = []
+        stack = order_frames(scan.frames) if scan.frames else []
+        row["notes"] += _note_gaps(stack, volume)
         _write_pictures(job, scan, volume, stored, mask, row)
-        if SEG in job.endings and scan.frames and mask.any():
-            _write_seg(job, scan, volume, mask, row)
+        if SEG in job.endings and stack and mask.any():
+            _write_seg(job, scan, stack, volume, mask, row)
     except VolumeError as error:
         return row | {"reason": error.reason, "detail": error.detail[:MOST_DETAIL]}
     except RadnetLakeError:
@@ -180,8 +183,24 @@ def _turn_back(mask: Mask, stored: Nifti) -> tuple[Mask, Vector, Vector]:
     return voxels.transpose(2, 1, 0), to_lps[:3, 3], to_lps[:3, :3].T[::-1]
 
 
-def _write_seg(job: Job, scan: Scan, volume: Volume, mask: Mask, row: Row) -> None:
-    stack = order_frames(scan.frames)
+def _note_gaps(stack: Sequence[Frame], volume: Volume) -> list[str]:
+    """What a person should know where a volume's even steps are not where its slices lie."""
+    if len(stack) < 3:
+        return []
+    places = np.array([frame.ImagePositionPatient for frame in stack], np.float64)
+    even = volume.position_mm + np.arange(len(stack))[:, None] * volume.steps_mm[0]
+    apart_mm = float(np.linalg.norm(places - even, axis=1).max())
+    if apart_mm <= MOST_APART * volume.spacing_mm[0]:
+        return []
+    return [
+        f"the slices are not evenly spaced: in NIfTI, picture and organ_ml they lie up to"
+        f" {apart_mm:.1f} mm off; the SEG has each in its place"
+    ]
+
+
+def _write_seg(
+    job: Job, scan: Scan, stack: Sequence[Frame], volume: Volume, mask: Mask, row: Row
+) -> None:
     source = read_source(stack)
     organ = job.trained.cases.organ
     data = make_segmentation(mask, volume.steps_mm, stack, source, organ, job.network)
