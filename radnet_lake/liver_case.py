@@ -39,6 +39,8 @@ MOST_APART = 0.5
 _LITS_NAME = re.compile(r"(volume|segmentation)-(\d{1,6})\.nii(\.gz)?")
 
 Mask = npt.NDArray[np.uint8]
+Organ = str | int | tuple[int, ...]
+"""Its name, or its number in the mask, or several numbers."""
 
 
 class LiverCase(NamedTuple):
@@ -123,26 +125,29 @@ def read_nifti_case(
 
 
 def read_dicom_case(
-    frames: Sequence[Frame], mask: Frame | str, organ: str | int = "liver", name: str = ""
+    frames: Sequence[Frame], mask: Frame | str, organ: Organ = "liver", name: str = ""
 ) -> LiverCase:
     """Read a CT series with its SEG or RTSTRUCT, which comes onto the series' main stack.
 
     frames: the series' rows. mask: any row of the mask's file (of a file outside a lake
     Frame(uri=...)), or the path of a NIfTI mask on the same grid; then the case is turned as one
     from NIfTI is. organ: its name, or the number of the segment, ROI or label
-    (dicom_mask.read_mask); by name all labels of a NIfTI mask count.
+    (dicom_mask.read_mask), or several, united; by name all labels of a NIfTI mask count.
 
     Frames of reference are compared as the files have them. Raises VolumeError as
     volume.read_volume_of, mask_mismatch, no_mask, and others for a damaged mask.
     """
     volume = read_volume_of(frames)
     values, position_mm, steps_mm = volume
+    numbers = organ if isinstance(organ, tuple) else (organ,)
     if isinstance(mask, str):
-        labels = {organ: ORGAN} if isinstance(organ, int) else None
+        labels = {number: ORGAN for number in numbers if isinstance(number, int)} or None
         stored = Nifti(values.transpose(2, 1, 0), make_affine(position_mm, steps_mm))
         return _pair(stored, read_labels(mask), labels, name, False)
-    found = read_mask(_read_object(mask), volume, organ, _read_reference(frames[0]))
-    return LiverCase(values, found.astype(np.uint8), position_mm, steps_mm, name)
+    data, reference = _read_object(mask), _read_reference(frames[0])
+    found = [read_mask(data, volume, number, reference) for number in numbers]
+    united = np.logical_or.reduce(found).astype(np.uint8)
+    return LiverCase(values, united, position_mm, steps_mm, name)
 
 
 def resample_slices(case: LiverCase, spacing_mm: float = SLICE_SPACING_MM) -> LiverCase:

@@ -13,7 +13,7 @@ from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, Volume
 from radnet_lake.frame import FRAME_COLUMNS, Frame
 from radnet_lake.header import Reject, read_header
 from radnet_lake.lake import Lake, connect, open_lake
-from radnet_lake.liver_case import LiverCase, read_dicom_case, read_nifti_case
+from radnet_lake.liver_case import LiverCase, Organ, read_dicom_case, read_nifti_case
 from radnet_lake.liver_source import PATIENT, Candidate, Listing, check_ct, digest_value
 from radnet_lake.rows import frame_rows
 from radnet_lake.series_frames import choose_opener, to_frames
@@ -30,9 +30,10 @@ def list_pairs(path: str, lake: Lake | None, organ: str) -> Listing:
     """The rows of a CSV file: image, mask and, where they are known, label, patient.
 
     image: a NIfTI file, a folder of DICOM files, or a SeriesInstanceUID of `lake`. mask: a NIfTI
-    file, or a SEG or RTSTRUCT. label: number of the organ in it; without one all of a NIfTI mask
-    counts, and of DICOM masks what is named `organ`. Paths are relative to the CSV file. Cases are
-    named pair-1 and so on, by row. Raises SettingError that names the row.
+    file, or a SEG or RTSTRUCT. label: number of the organ in it, or several with blanks between,
+    as of two kidneys; without one all of a NIfTI mask counts, and of DICOM masks what is named
+    `organ`. Paths are relative to the CSV file. Cases are named pair-1 and so on, by row. Raises
+    SettingError that names the row.
     """
     uri = absolute_uri(path)
     found = []
@@ -41,10 +42,11 @@ def list_pairs(path: str, lake: Lake | None, organ: str) -> Listing:
         image, mask = (row.get(name, "").strip() for name in ("image", "mask"))
         if not image or not mask:
             raise SettingError("names no image or no mask", where, "fill both, or take it out")
-        label = row.get("label", "").strip()
-        if label and not (label.isascii() and label.isdigit()):
-            raise SettingError(f"{label!r} is no label", where, "give a number, or nothing")
-        wanted: str | int = int(label) if label else organ
+        labels = row.get("label", "").split()
+        if not all(label.isascii() and label.isdigit() for label in labels):
+            remedy = "give a number, several with blanks between, or nothing"
+            raise SettingError(f"{row['label']!r} is no label", where, remedy)
+        wanted: Organ = tuple(map(int, labels)) or organ
         mask = _resolve(uri, mask)
         is_series = lake is not None and re.fullmatch(r"[0-9.]+", image) is not None
         name = f"pair-{number}"
@@ -112,19 +114,19 @@ def _resolve(base: str, path: str) -> str:
     return absolute_uri(path if is_whole else f"{base.rpartition('/')[0]}/{path}")
 
 
-def _read_pair(image: str, mask: str, organ: str | int) -> LiverCase:
+def _read_pair(image: str, mask: str, organ: Organ) -> LiverCase:
     if not image.endswith(NIFTI):
         return _read_masked(check_ct(_read_folder(image)), mask, organ)
-    labels = {organ: 1} if isinstance(organ, int) else None
+    labels = {number: 1 for number in organ} if isinstance(organ, tuple) else None
     return _say_missing(partial(read_nifti_case, image, mask, labels))
 
 
-def _read_series_pair(lake: str, mask: str, organ: str | int, rows: pa.Table) -> LiverCase:
+def _read_series_pair(lake: str, mask: str, organ: Organ, rows: pa.Table) -> LiverCase:
     frames = check_ct(to_frames(rows, choose_opener(open_lake(lake))))
     return _read_masked(frames, mask, organ)
 
 
-def _read_masked(frames: list[Frame], mask: str, organ: str | int) -> LiverCase:
+def _read_masked(frames: list[Frame], mask: str, organ: Organ) -> LiverCase:
     given = mask if mask.endswith(NIFTI) else Frame(uri=mask)
     return _say_missing(partial(read_dicom_case, frames, given, organ))
 

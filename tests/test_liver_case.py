@@ -290,4 +290,5 @@ def test_a_nifti_mask_fits_a_dicom_series(scanned, tmp_path: Path) -> None:
     write_nifti(path, mask.astype(np.uint8) * 5 + 1, position, series.grids[0].steps)
     case = read_dicom_case(frames, path, 6)
     assert (case.mask == mask).all()
+    assert read_dicom_case(frames, path, (6, 1)).mask.all()
     assert case.steps_mm == pytest.approx(series.grids[0].steps, abs=1e-3)
