@@ -192,7 +192,8 @@ def test_masks_out_of_either_kind_of_lake_are_whole(
 ) -> None:
     monkeypatch.setenv("RADNET_LAKE_KEY", "0123456789abcdef" * 4)
     out = str(tmp_path / "cases")
-    prepare_cases(LiverPrepareConfig(out, lake=lake, spacing_mm=2, slices=8, rows=24, columns=24))
+    config = LiverPrepareConfig(out, lake=lake, spacing_mm=2, slices=8, rows=24, columns=24)
+    prepare_cases(config)
     rows = [row for row in read_rows(out).values() if not row["reason"]]
     folder, cts = archive
     wanted = []
@@ -206,6 +207,14 @@ def test_masks_out_of_either_kind_of_lake_are_whole(
         assert min(abs(organ_ml - other) for other in found) < 0.05 * organ_ml
     # Squares of 10 x 10 voxels, however many slices of 2 mm five of the file's are.
     assert sum(row["organ_voxels"] % 100 == 0 for row in rows) == 1
+    named = min(rows, key=lambda row: abs(row["organ_ml"] - wanted[0]))
+    pairs = tmp_path / "pairs.csv"
+    mask = folder / cts[0]["mask"]
+    pairs.write_text(f"image,mask\n{named['SeriesInstanceUID']},{mask}\n1.2.3.4,{mask}\n")
+    prepare_cases(replace(config, out=str(tmp_path / "pairs"), pairs=str(pairs)))
+    pair, lost = read_rows(tmp_path / "pairs").values()
+    assert (pair["organ_voxels"], pair["patient"]) == (named["organ_voxels"], named["patient"])
+    assert lost["reason"] == "missing_pair"
     for row in rows:
         assert row["scores"] is None
         assert row["chosen"] == list(range(len(row["starts"])))

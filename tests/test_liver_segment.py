@@ -137,6 +137,21 @@ def test_a_second_run_makes_what_is_missing(run: str, tmp_path: Path) -> None:
         again()
 
 
+def test_slices_that_are_not_evenly_spaced_are_told(run: str, tmp_path: Path) -> None:
+    name = write_ct(tmp_path / "ct")
+    for n in (8, 9):
+        (tmp_path / "ct" / f"{n:02d}.dcm").unlink()
+    out = tmp_path / "out"
+    segment_liver(LiverSegmentConfig(run, str(out), (str(tmp_path / "ct"),)))
+    assert "not evenly spaced" in read_rows(out)[name]["notes"]
+    seg = pydicom.dcmread(out / f"{name}.seg.dcm")
+    places = {
+        float(groups.PlanePositionSequence[0].ImagePositionPatient[2])
+        for groups in seg.PerFrameFunctionalGroupsSequence
+    }
+    assert places <= {2.5 * n for n in range(20) if n not in (8, 9)}
+
+
 def test_series_of_a_pseudonymised_lake_get_seg_that_become_cases(
     run: str, ray_local: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
