@@ -1,9 +1,9 @@
 """Cases for transfer learning: a CT in Hounsfield units with the mask of an organ on its grid.
 
 From LiTS folders and other NIfTI pairs, and from DICOM CT with a SEG or RTSTRUCT. Arrays are the
-canonical axial ones for NIfTI (nifti.py), the frames' own for DICOM (frame.py). The paper (2.3)
-resamples LiTS to slices of 5 mm and says no more of intensities than for pretraining; so values
-stay HU here, but for what lies below -1024, which becomes that as in volume.py.
+canonical axial ones (nifti.py), however the patient lay. The paper (2.3) resamples LiTS to slices
+of 5 mm and says no more of intensities than for pretraining; so values stay HU here, but for what
+lies below -1024, which becomes that as in volume.py.
 """
 
 import re
@@ -20,7 +20,7 @@ from radnet_lake.dicom_mask import MOST_BYTES, read_mask
 from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.frame import Array, Frame, Vector
 from radnet_lake.header import Reject, read_header
-from radnet_lake.nifti import Nifti, make_affine, orient, read_labels, read_stored
+from radnet_lake.nifti import Nifti, orient, read_labels, read_stored, to_nifti
 from radnet_lake.rows import frame_rows
 from radnet_lake.store import list_unit, list_units, open_file, read_trouble
 from radnet_lake.volume import CT_LOWEST, read_volume_of
@@ -130,24 +130,25 @@ def read_dicom_case(
     """Read a CT series with its SEG or RTSTRUCT, which comes onto the series' main stack.
 
     frames: the series' rows. mask: any row of the mask's file (of a file outside a lake
-    Frame(uri=...)), or the path of a NIfTI mask on the same grid; then the case is turned as one
-    from NIfTI is. organ: its name, or the number of the segment, ROI or label
-    (dicom_mask.read_mask), or several, united; by name all labels of a NIfTI mask count.
+    Frame(uri=...)), or the path of a NIfTI mask on the same grid. organ: its name, or the number of
+    the segment, ROI or label (dicom_mask.read_mask), or several, united; by name all labels of a
+    NIfTI mask count.
 
     Frames of reference are compared as the files have them. Raises VolumeError as
     volume.read_volume_of, mask_mismatch, no_mask, and others for a damaged mask.
     """
     volume = read_volume_of(frames)
-    values, position_mm, steps_mm = volume
     numbers = organ if isinstance(organ, tuple) else (organ,)
     if isinstance(mask, str):
         labels = {number: ORGAN for number in numbers if isinstance(number, int)} or None
-        stored = Nifti(values.transpose(2, 1, 0), make_affine(position_mm, steps_mm))
-        return _pair(stored, read_labels(mask), labels, name, False)
+        return _pair(to_nifti(*volume), read_labels(mask), labels, name, False)
     data, reference = _read_object(mask), _read_reference(frames[0])
     found = [read_mask(data, volume, number, reference) for number in numbers]
     united = np.logical_or.reduce(found).astype(np.uint8)
-    return LiverCase(values, united, position_mm, steps_mm, name)
+    values, position_mm, steps_mm = orient(to_nifti(*volume))
+    turned, *_ = orient(to_nifti(united, *volume[1:]))
+    values, turned = np.ascontiguousarray(values), np.ascontiguousarray(turned)
+    return LiverCase(values, turned, position_mm, steps_mm, name)
 
 
 def resample_slices(case: LiverCase, spacing_mm: float = SLICE_SPACING_MM) -> LiverCase:

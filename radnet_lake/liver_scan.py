@@ -6,18 +6,17 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from radnet_lake.dicom_segmentation import make_segmentation, read_source
 from radnet_lake.errors import RadnetLakeError, VolumeError
 from radnet_lake.evaluation_picture import encode_figure
 from radnet_lake.folder import Folder
-from radnet_lake.frame import Array, Frame, Vector
+from radnet_lake.frame import Frame, Vector
 from radnet_lake.liver_case import LiverCase, resample_slices
 from radnet_lake.liver_overlay import draw_overlay
 from radnet_lake.liver_predict import Mask, Method, Models, Trained, segment_image
 from radnet_lake.liver_source import check_ct
-from radnet_lake.nifti import LPS_RAS, Nifti, orient, read_stored, write_nifti
+from radnet_lake.nifti import LPS_RAS, Nifti, orient, read_stored, to_nifti, write_nifti
 from radnet_lake.volume import CT_LOWEST, MOST_VOXELS, Volume, order_frames, read_volume_of
 
 SEG, NIFTI, PICTURE = ".seg.dcm", ".seg.nii.gz", ".png"
@@ -69,14 +68,19 @@ def segment_scan(job: Job, models: Models, scan: Scan) -> Row:
     """
     row = start_row(job, scan)
     try:
-        volume, stored = _read_scan(scan)
-        mask, facts = _find_mask(job, models, volume)
+        image, stored = read_scan(scan)
+        mask, facts = _find_mask(job, models, image)
         row |= facts
+        own, position_mm, steps_mm = _turn_back(mask, stored)
         stack = order_frames(scan.frames) if scan.frames else []
-        row["notes"] += _note_gaps(stack, volume)
-        _write_pictures(job, scan, volume, stored, mask, row)
+        row["notes"] += _note_gaps(stack, position_mm, steps_mm)
+        if NIFTI in job.endings:
+            write_nifti(f"{job.out}/{scan.name}{NIFTI}", own, position_mm, steps_mm)
+            row["files"].append(scan.name + NIFTI)
+        if PICTURE in job.endings:
+            _write_picture(job, scan, image, mask, row)
         if SEG in job.endings and stack and mask.any():
-            _write_seg(job, scan, stack, volume, mask, row)
+            _write_seg(job, scan, stack, own, steps_mm, row)
     except VolumeError as error:
         return row | {"reason": error.reason, "detail": error.detail[:MOST_DETAIL]}
     except RadnetLakeError:
@@ -86,6 +90,21 @@ def segment_scan(job: Job, models: Models, scan: Scan) -> Row:
         where = f"{PurePath(place.filename).name}:{place.lineno}"
         return row | {"reason": "undecodable", "detail": f"{type(error).__name__} at {where}"}
     return row
+
+
+def read_scan(scan: Scan) -> tuple[Volume, Nifti]:
+    """The image in HU, in the canonical axial array (nifti.py), and in its source's own axes.
+
+    Raises VolumeError not_ct, and as volume.read_volume_of or nifti.read_nifti.
+    """
+    if scan.nifti:
+        stored = read_stored(scan.nifti)
+    else:
+        stored = to_nifti(*read_volume_of(check_ct(list(scan.frames))))
+    values, position_mm, steps_mm = orient(stored)
+    hounsfield = np.ascontiguousarray(values, np.float32)
+    np.maximum(hounsfield, np.float32(CT_LOWEST), out=hounsfield)
+    return Volume(hounsfield, position_mm, steps_mm), stored
 
 
 def start_row(job: Job, scan: Scan) -> Row:
@@ -115,21 +134,11 @@ def restore_slices(mask: Mask, depth: int, old_mm: float, new_mm: float) -> Mask
     return taken
 
 
-def _read_scan(scan: Scan) -> tuple[Volume, Nifti | None]:
-    """The image in HU in our axes, and a NIfTI file's as it is stored."""
-    if not scan.nifti:
-        return read_volume_of(check_ct(list(scan.frames))), None
-    stored = read_stored(scan.nifti)
-    values, position_mm, steps_mm = orient(stored)
-    hounsfield: Array = np.maximum(values, np.float32(CT_LOWEST), dtype=np.float32, order="C")
-    return Volume(hounsfield, position_mm, steps_mm), stored
-
-
-def _find_mask(job: Job, models: Models, volume: Volume) -> tuple[Mask, Row]:
-    """The mask on the volume's grid, and what a row says of it."""
+def _find_mask(job: Job, models: Models, image: Volume) -> tuple[Mask, Row]:
+    """The mask on the image's grid, and what a row says of it."""
     cases = job.trained.cases
-    values, position_mm, steps_mm = volume
-    old_mm = volume.spacing_mm[0]
+    values, position_mm, steps_mm = image
+    old_mm = image.spacing_mm[0]
     if values.size * old_mm / cases.spacing_mm > MOST_VOXELS:
         raise VolumeError("too_large", f"slices of {old_mm:g} mm become too many")
     if not np.abs(values).max() <= MOST_HU:
@@ -137,8 +146,8 @@ def _find_mask(job: Job, models: Models, volume: Volume) -> tuple[Mask, Row]:
     nothing = np.broadcast_to(np.uint8(0), values.shape)
     whole = LiverCase(values, nothing, position_mm, steps_mm, "")
     case = resample_slices(whole, cases.spacing_mm)
-    image = np.rint(case.image).astype(np.int16)
-    found = segment_image(image, case.steps_mm, models, cases, (job.method,))
+    hounsfield = np.rint(case.image).astype(np.int16)
+    found = segment_image(hounsfield, case.steps_mm, models, cases, (job.method,))
     mask = found.masks[job.method]
     if case is not whole:
         mask = restore_slices(mask, len(values), old_mm, cases.spacing_mm)
@@ -156,41 +165,32 @@ def _find_mask(job: Job, models: Models, volume: Volume) -> tuple[Mask, Row]:
     }
 
 
-def _write_pictures(
-    job: Job, scan: Scan, volume: Volume, stored: Nifti | None, mask: Mask, row: Row
-) -> None:
-    if NIFTI in job.endings:
-        place: tuple[npt.NDArray[Any], Vector, Vector] = mask, volume.position_mm, volume.steps_mm
-        if stored is not None:
-            place = _turn_back(mask, stored)
-        write_nifti(f"{job.out}/{scan.name}{NIFTI}", *place)
-        row["files"].append(scan.name + NIFTI)
-    if PICTURE in job.endings:
-        title = f"{row['organ']}, {row['organ_ml']:.0f} ml found"
-        drawn = draw_overlay(
-            volume.values, {row["organ"]: mask}, volume.position_mm, volume.steps_mm, title
-        )
-        Folder(job.out).write(scan.name + PICTURE, encode_figure(drawn))
-        row["files"].append(scan.name + PICTURE)
+def _write_picture(job: Job, scan: Scan, image: Volume, mask: Mask, row: Row) -> None:
+    title = f"{row['organ']}, {row['organ_ml']:.0f} ml found"
+    drawn = draw_overlay(
+        image.values, {row["organ"]: mask}, image.position_mm, image.steps_mm, title
+    )
+    Folder(job.out).write(scan.name + PICTURE, encode_figure(drawn))
+    row["files"].append(scan.name + PICTURE)
 
 
 def _turn_back(mask: Mask, stored: Nifti) -> tuple[Mask, Vector, Vector]:
-    """A mask in our axes as its file has them: (D, H, W) that write_nifti stores in that order."""
+    """A mask of the canonical array in its source's own axes, placed as in write_nifti."""
     voxels = np.zeros(stored.voxels.shape, np.uint8)
-    # A view: what is written to it lands in the file's order.
+    # A view: what is written to it lands in the source's order.
     orient(Nifti(voxels, stored.affine))[0][...] = mask
-    to_lps = LPS_RAS @ stored.affine
+    to_lps = LPS_RAS @ stored.affine + 0.0  # no minus zeros
     return voxels.transpose(2, 1, 0), to_lps[:3, 3], to_lps[:3, :3].T[::-1]
 
 
-def _note_gaps(stack: Sequence[Frame], volume: Volume) -> list[str]:
-    """What a person should know where a volume's even steps are not where its slices lie."""
+def _note_gaps(stack: Sequence[Frame], position_mm: Vector, steps_mm: Vector) -> list[str]:
+    """What a person should know where even steps do not lead to where the slices lie."""
     if len(stack) < 3:
         return []
     places = np.array([frame.ImagePositionPatient for frame in stack], np.float64)
-    even = volume.position_mm + np.arange(len(stack))[:, None] * volume.steps_mm[0]
+    even = position_mm + np.arange(len(stack))[:, None] * steps_mm[0]
     apart_mm = float(np.linalg.norm(places - even, axis=1).max())
-    if apart_mm <= MOST_APART * volume.spacing_mm[0]:
+    if apart_mm <= MOST_APART * np.linalg.norm(steps_mm[0]):
         return []
     return [
         f"the slices are not evenly spaced: in NIfTI, picture and organ_ml they lie up to"
@@ -199,11 +199,11 @@ def _note_gaps(stack: Sequence[Frame], volume: Volume) -> list[str]:
 
 
 def _write_seg(
-    job: Job, scan: Scan, stack: Sequence[Frame], volume: Volume, mask: Mask, row: Row
+    job: Job, scan: Scan, stack: Sequence[Frame], mask: Mask, steps_mm: Vector, row: Row
 ) -> None:
     source = read_source(stack)
     organ = job.trained.cases.organ
-    data = make_segmentation(mask, volume.steps_mm, stack, source, organ, job.network)
+    data = make_segmentation(mask, steps_mm, stack, source, organ, job.network)
     if source.made_up:
         told = ", ".join(source.made_up)
         row["notes"].append(f"the files have no {told}: the SEG names made-up ones")

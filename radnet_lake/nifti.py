@@ -109,6 +109,11 @@ def make_affine(position_mm: Vector, steps_mm: Vector) -> Vector:
     return LPS_RAS @ to_lps
 
 
+def to_nifti(voxels: npt.NDArray[Any], position_mm: Vector, steps_mm: Vector) -> Nifti:
+    """An array (D, H, W) of our axes, placed as in write_nifti, as its file would be: a view."""
+    return Nifti(voxels.transpose(2, 1, 0), make_affine(position_mm, steps_mm))
+
+
 def orient(stored: Nifti) -> tuple[npt.NDArray[Any], Vector, Vector]:
     """Turn into the canonical axial array: a view (D, H, W), LPS position (3,), steps (3, 3)."""
     axes = ornt_transform(io_orientation(stored.affine), axcodes2ornt(("S", "P", "L")))

@@ -109,7 +109,9 @@ class RunFolder:
 
     def read_series(self) -> pa.Table:
         """The series, as SERIES. Raises SettingError where there is no run."""
-        return pq.read_table(pa.BufferReader(self._read("series.parquet"))).cast(SERIES)
+        file = pq.ParquetFile(pa.BufferReader(self._read("series.parquet")))
+        # pq.read_table starts threads, which with torch loaded may abort Python at its end.
+        return file.read(use_threads=False).cast(SERIES)
 
     def write_series(self, series: pa.Table) -> None:
         """Keep the series with their labels, as SERIES."""

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from conftest import S3Server
 
@@ -261,6 +262,29 @@ def test_a_phantom_ct_with_its_seg_is_the_generators_image_and_mask(scanned) -> 
     assert case.steps_mm == pytest.approx(series.grids[0].steps, abs=1e-3)
     shuffled = read_dicom_case(frames[::-1], Frame(uri=str(folder / "seg.dcm")), 1)
     assert (shuffled.mask == case.mask).all()
+
+
+def test_a_patient_scanned_feet_first_is_the_case_of_one_scanned_head_first(
+    scanned, tmp_path: Path
+) -> None:
+    folder, series, _, frames = scanned
+    head_first = read_dicom_case(frames, Frame(uri=str(folder / "seg.dcm")))
+    turned = []
+    for number, path in enumerate(sorted(folder.glob("ct-*"))):
+        ds = pydicom.dcmread(path)
+        ds.ImageOrientationPatient = [-x for x in ds.ImageOrientationPatient[:3]] + list(
+            ds.ImageOrientationPatient[3:]
+        )
+        step = series.grids[0].steps[2]
+        ds.ImagePositionPatient = list(ds.ImagePositionPatient + (ds.Columns - 1) * step)
+        ds.PixelData = ds.pixel_array[:, ::-1].tobytes()
+        ds.save_as(tmp_path / f"{number}.dcm")
+        turned += read_rows(tmp_path / f"{number}.dcm")
+    case = read_dicom_case(turned, Frame(uri=str(folder / "seg.dcm")))
+    assert (case.image == head_first.image).all()
+    assert (case.mask == head_first.mask).all()
+    assert case.position_mm == pytest.approx(head_first.position_mm, abs=1e-3)
+    assert case.steps_mm == pytest.approx(head_first.steps_mm, abs=1e-6)
 
 
 def test_masks_in_archives_and_frames_of_reference_are_read(scanned, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from radnet_lake.errors import SettingError, StoreError
 from radnet_lake.harvest import HarvestConfig, harvest
 from radnet_lake.lake import open_lake
 from radnet_lake.liver_pairs import read_series
-from radnet_lake.liver_scan import restore_slices
+from radnet_lake.liver_scan import Scan, read_scan, restore_slices
 from radnet_lake.liver_segment import LiverSegmentConfig, segment_liver
 from radnet_lake.liver_source import list_lake_cases, stream_candidates
 from radnet_lake.series_frames import read_volume
@@ -28,7 +28,17 @@ from radnet_lake.volume import read_volume_of
 BOX = (slice(6, 14), slice(5, 15), slice(8, 20))
 """The organ, in slices of 2.5 mm: whole slices of the 5 mm that the segmenter knows."""
 SHAPE = (20, 24, 24)
+FIRST = (-24, -30, 0)
 ML = 8 * 10 * 12 * 2.5 * 2 * 2 / 1000
+
+
+WAYS = {
+    "head first": ((1, 0, 0), (0, 1, 0), (0, 0, 1)),
+    "feet first": ((-1, 0, 0), (0, 1, 0), (0, 0, -1)),
+    "prone": ((-1, 0, 0), (0, -1, 0), (0, 0, 1)),
+    "coronal": ((1, 0, 0), (0, 0, -1), (0, 1, 0)),
+}
+"""Of the frames: along a row, down a column, from file to file."""
 
 
 def make_image(empty: bool = False) -> np.ndarray:
@@ -37,20 +47,22 @@ def make_image(empty: bool = False) -> np.ndarray:
     return image
 
 
-def write_ct(folder: Path, number: int = 1, feet: int = 1, **attributes: Any) -> str:
-    """A CT of make_image, feet first where `feet` is -1; its SeriesInstanceUID."""
+def write_ct(folder: Path, number: int = 1, way: str = "head first", **attributes: Any) -> str:
+    """A CT whose frames hold make_image; its SeriesInstanceUID."""
+    across, down, along = WAYS[way]
     ds = pydicom.data.get_testdata_file("CT_small.dcm", read=True, download=False)
     ds.StudyInstanceUID, ds.SeriesInstanceUID = f"1.2.{number}", f"1.2.{number}.3"
     ds.FrameOfReferenceUID, ds.PatientID = f"1.2.{number}.9", f"P{number}"
     ds.Rows, ds.Columns = SHAPE[1:]
     ds.RescaleSlope, ds.RescaleIntercept = 1, 0
-    ds.PixelSpacing, ds.ImageOrientationPatient = [2, 2], [feet, 0, 0, 0, 1, 0]
+    ds.PixelSpacing, ds.ImageOrientationPatient = [2, 2], [*across, *down]
     for keyword, value in attributes.items():
         setattr(ds, keyword, value)
     folder.mkdir(parents=True, exist_ok=True)
     for n, plane in enumerate(make_image(bool(attributes.get("SeriesDescription") == "empty"))):
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"1.2.{number}.3.{n + 1}"
-        ds.InstanceNumber, ds.ImagePositionPatient = n + 1, [-24, -30, feet * 2.5 * n]
+        ds.InstanceNumber = n + 1
+        ds.ImagePositionPatient = list(FIRST + 2.5 * n * np.array(along))
         ds.PixelData = plane.tobytes()
         ds.save_as(folder / f"{n:02d}.dcm")
     return f"1.2.{number}.3"
@@ -68,9 +80,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_run(str(folder / "run"), "unused").uri
 
 
-@pytest.mark.parametrize("feet", [1, -1])
-def test_a_folder_of_files_gets_masks_that_lie_on_it(run: str, feet: int, tmp_path: Path) -> None:
-    name = write_ct(tmp_path / "ct", feet=feet)
+@pytest.mark.parametrize("way", ["head first", "feet first", "prone"])
+def test_a_folder_of_files_gets_masks_that_lie_on_it(run: str, way: str, tmp_path: Path) -> None:
+    name = write_ct(tmp_path / "ct", way=way)
     out = tmp_path / "out"
     report = segment_liver(LiverSegmentConfig(run, str(out), (str(tmp_path / "ct"),)))
     assert (report.wanted, report.segmented, report.failed) == (1, 1, 0)
@@ -80,13 +92,29 @@ def test_a_folder_of_files_gets_masks_that_lie_on_it(run: str, feet: int, tmp_pa
     image = nib.load(out / f"{name}.seg.nii.gz")
     voxels = np.argwhere(image.get_fdata() > 0)
     places = nib.affines.apply_affine(np.diag([-1, -1, 1, 1]) @ image.affine, voxels)
-    n, row, column = np.mgrid[BOX].reshape(3, -1)
-    expected = np.stack([-24 + feet * 2 * column, -30 + 2 * row, feet * 2.5 * n], 1)
+    across, down, along = map(np.array, WAYS[way])
+    n, row, column = np.mgrid[BOX].reshape(3, -1, 1)
+    expected = FIRST + 2 * column * across + 2 * row * down + 2.5 * n * along
     assert sorted(map(tuple, places.round(3))) == sorted(map(tuple, expected))
     assert (out / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
     row = read_rows(out)[name]
     assert row["organ_ml"] == pytest.approx(ML)
     assert (row["reason"], row["windows"]) == (None, 2)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_segmenter_sees_each_patient_lying_alike(way: str, tmp_path: Path) -> None:
+    name = write_ct(tmp_path / "ct", way=way)
+    scan = Scan(name, name, "", read_series(str(tmp_path / "ct"))[name])
+    image, _ = read_scan(scan)
+    assert (np.diag(image.steps_mm[::-1]) > 0).all()
+    assert np.count_nonzero(image.steps_mm) == 3
+    # The same points in the patient hold the same values as in the files.
+    across, down, along = map(np.array, WAYS[way])
+    n, row, column = np.argwhere(make_image() > 0).T[..., None]
+    held = FIRST + 2 * column * across + 2 * row * down + 2.5 * n * along
+    seen = image.position_mm + np.argwhere(image.values > 0) @ image.steps_mm
+    assert sorted(map(tuple, seen)) == sorted(map(tuple, held))
 
 
 def test_a_nifti_image_gets_its_mask_in_its_own_order(run: str, tmp_path: Path) -> None:
