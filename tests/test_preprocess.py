@@ -12,7 +12,9 @@ import sys
 import time
 import zipfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import nibabel as nib
@@ -401,17 +403,22 @@ def is_child(pid: int) -> bool:
     return False
 
 
-def test_a_killed_worker_costs_nothing(plain: Path) -> None:
-    lake, killed = str(plain / "lake"), []
-
-    def watch(report: PreprocessReport) -> None:
-        if report.made and not killed:
-            found = subprocess.run(["pgrep", "-f", "ray::MapBatches"], capture_output=True)
-            killed.extend([pid for pid in map(int, found.stdout.split()) if is_child(pid)][:1])
-            for pid in killed:
+def kill_a_worker(killed: list[int]) -> None:
+    """End the first worker that makes volumes, as soon as there is one."""
+    until = time.monotonic() + 120
+    while not killed and time.monotonic() < until:
+        found = subprocess.run(["pgrep", "-f", "ray::MapBatches"], capture_output=True)
+        for pid in [pid for pid in map(int, found.stdout.split()) if is_child(pid)][:1]:
+            with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+                killed.append(pid)
 
-    report = preprocess(PreprocessConfig(lake), watch)
+
+def test_a_killed_worker_costs_nothing(plain: Path) -> None:
+    lake, killed = str(plain / "lake"), list[int]()
+    killer = Thread(target=kill_a_worker, args=(killed,), daemon=True)
+    killer.start()
+    report = preprocess(PreprocessConfig(lake))
     assert len(killed) == 1
     assert report.made == 8
     (unnamed,) = read_rows(lake).keys() - {f"1.2.3.{n}" for n in range(1, 8)}
