@@ -22,6 +22,9 @@ LIVER_EPOCHS ?= 2
 LIVER_MORE ?=
 LIVER ?= $(RUN)-liver-$(LIVER_PATIENTS)
 
+# Each of Ray's many processes would compile all libraries anew where bytecode may not be written.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: setup demo reproduce reproduce-liver test test-all check format schema benchmark clean
 
 setup: $(VENV)/.ready
