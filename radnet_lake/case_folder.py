@@ -117,6 +117,21 @@ def decode_settings(values: Mapping[str, Any], where: str) -> CaseSettings:
         raise SettingError(what, where, remedy) from None
 
 
+def check_alike(ours: CaseSettings, theirs: CaseSettings, where: str) -> None:
+    """Raise SettingError, naming `where`, if `ours` are not cases as a run learned from `theirs`:
+    of another organ, input size or slice spacing."""
+    sizes = [f"{s.slices}x{s.rows}x{s.columns}" for s in (ours.settings, theirs.settings)]
+    for what, own, due in (
+        ("organ", ours.organ, theirs.organ),
+        ("input size", *sizes),
+        ("slice spacing", f"{ours.spacing_mm:g} mm", f"{theirs.spacing_mm:g} mm"),
+        ("preprocessing", ours.settings.version(), theirs.settings.version()),
+    ):
+        if own != due:
+            remedy = "prepare cases with the run's settings, or use a run that learned from such"
+            raise SettingError(f"the {what} is {own}, the run's {due}", where, remedy)
+
+
 class CaseFolder:
     """Prepared cases at a path or s3://bucket/prefix.
 

@@ -39,6 +39,8 @@ BEST = "checkpoints/best.pt"
 MOST_BYTES = 8 << 30
 """Of a file: eight times ResNet-101 with Adam's state."""
 MOST_CHANNELS = 64
+DEEPEST = 4
+"""Dictionaries in each other around the weights of a file; one may hold itself."""
 """Of others' input: a small file can claim any number (one value, strides of 0)."""
 THE_CHECKPOINT = "the checkpoint"
 """Named in errors of a state whose file is no longer known."""
@@ -260,7 +262,9 @@ def load_foreign(network: RadNet | Segmenter, uri: str) -> MatchReport:
 
 def _find_weights(state: object) -> dict[str, Tensor]:
     """The tensors of a file by name, without what stands before the encoder's names."""
-    while isinstance(state, Mapping) and not any(isinstance(v, Tensor) for v in state.values()):
+    for _ in range(DEEPEST):
+        if not isinstance(state, Mapping) or any(isinstance(v, Tensor) for v in state.values()):
+            break
         inner = [state[key] for key in ("model", "state_dict", "net") if key in state]
         if not inner:
             break

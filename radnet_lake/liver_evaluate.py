@@ -17,7 +17,7 @@ import numpy as np
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
-from radnet_lake.case_folder import SPLITS, CaseFolder, StoredCase
+from radnet_lake.case_folder import SPLITS, CaseFolder, StoredCase, check_alike
 from radnet_lake.cluster import start_ray
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, VolumeError
 from radnet_lake.evaluation_picture import encode_figure
@@ -29,7 +29,6 @@ from radnet_lake.liver_predict import (
     Proposal,
     Trained,
     build_models,
-    check_alike,
     read_trained,
     segment_image,
     use_threads,
@@ -167,7 +166,7 @@ def evaluate_liver(config: LiverEvaluateConfig, watch: Watch | None = None) -> L
     # By method, as people read them; cases keep their order.
     outcomes.sort(key=lambda o: [m.label for m in config.methods].index(o.method))
     facts = _gather_facts(config, plan)
-    paper = find_printed(facts.freeze, facts.share)
+    paper = find_printed(facts)
     numbers = measure(outcomes, paper, config.resamples, config.seed)
     table = format_markdown(outcomes, numbers, facts)
     files: dict[str, bytes] = {
@@ -340,6 +339,7 @@ def _gather_facts(config: LiverEvaluateConfig, plan: _Plan) -> Facts:
         organ=trained.cases.organ,
         freeze=str(trained.config.get("freeze")),
         share=float(trained.config.get("share", 1)),
+        init=str(trained.config.get("init") or ""),
         cases=plan.folder.uri,
         split=config.split,
         unprepared=sum(row["reason"] is not None for row in plan.table),
@@ -353,21 +353,26 @@ def _gather_facts(config: LiverEvaluateConfig, plan: _Plan) -> Facts:
 def _count_seen(plan: _Plan) -> tuple[int | None, int]:
     """Of how many of the cases the segmenter learned from the patient, or was chosen by them.
 
-    None where nothing tells. Names are a folder's own: patients are compared.
+    None where nothing tells. A refining run counts too. Names are a folder's own: patients are
+    compared.
     """
-    examples = RunFolder(plan.trained.run).read_run().get("examples") or {}
-    own, table = CaseFolder(str(plan.trained.config.get("cases", ""))), plan.table
-    if own.uri != plan.folder.uri:
-        try:
-            table = own.read_cases().to_pylist()
-        except RadnetLakeError:
-            return None, 0
-    counts = []
-    for split in ("train", "validation"):
-        names = {name for name, *_ in examples.get(split, ())}
-        patients = {row["patient"] for row in table if row["case"] in names}
-        counts.append(sum(row["patient"] in patients for row in plan.rows))
-    return counts[0], counts[1]
+    seen: dict[str, set[str]] = {"train": set(), "validation": set()}
+    for uri in filter(None, (plan.trained.run, plan.trained.refined_by)):
+        run = RunFolder(uri)
+        own, table = CaseFolder(str(run.read_config().get("cases", ""))), plan.table
+        if own.uri != plan.folder.uri:
+            try:
+                table = own.read_cases().to_pylist()
+            except RadnetLakeError:
+                return None, 0
+        examples = run.read_run().get("examples") or {}
+        for split, patients in seen.items():
+            names = {name for name, *_ in examples.get(split, ())}
+            patients |= {row["patient"] for row in table if row["case"] in names}
+    train, validation = (
+        sum(row["patient"] in patients for row in plan.rows) for patients in seen.values()
+    )
+    return train, validation
 
 
 def _draw_cases(

@@ -17,7 +17,7 @@ import torch
 
 from radnet_lake.case_folder import CaseFolder, CaseSettings
 from radnet_lake.checkpoint import describe_segmenter, load_foreign
-from radnet_lake.decoder import FREEZE, Segmenter
+from radnet_lake.decoder import Segmenter
 from radnet_lake.errors import CheckpointError
 from radnet_lake.learner import Batch, Group
 from radnet_lake.liver_plan import Example, LiverTrainConfig
@@ -71,15 +71,15 @@ class Segmenting:
     def load_weights(self) -> list[str]:
         """Take the encoder's first weights; what became of them.
 
-        Raises CheckpointError where some of what is to be frozen are not among them.
+        Raises CheckpointError where some of the encoder's are not among them, or of another shape.
         """
         if not self.job.weights:
             return []
         report = load_foreign(self.network, self.job.weights)
         lacking = len(report.missing) + len(report.misshapen)
-        if lacking and FREEZE[self.config.freeze] is not None:
-            what = f"{lacking} weights of the encoder are not in it, and would be frozen as chance"
-            remedy = "give the network's own --depth, --width and --encoder, or --freeze none"
+        if lacking:
+            what = f"{lacking} weights of the encoder are not in it, or of another shape"
+            remedy = "give the depth, the width and the kind of encoder that the file was made for"
             raise CheckpointError(what, self.job.weights, remedy)
         # Heads are not wanted here: what else the file holds is of no interest.
         lines = str(replace(report, unexpected=())).splitlines()

@@ -46,7 +46,7 @@ class LiverTrainConfig:
     """start the encoder with these weights: the folder of a run, or a MedicalNet or MONAI file
     (default: the network that chose the regions)"""
     share: float = 1.0
-    """share of the training cases, drawn by seed (Table 3)"""
+    """share of the training patients, drawn by seed (Table 3)"""
     refine: bool = False
     """train for the refining pass: on boxes around the organ, not on windows"""
     margin_mm: float = 20.0
@@ -175,7 +175,7 @@ def choose_network(config: LiverTrainConfig, cases: CaseFolder) -> NetworkConfig
 
 
 def draw_cases(cases: pa.Table, split: str, share: float = 1.0, seed: int = 0) -> list[str]:
-    """Names of a split's cases, or of a share of them.
+    """Names of a split's cases, or of those of a share of its patients.
 
     A share are the first of all patients in an order that the seed draws: 20 % are among the 40 %
     of the same seed. As many as the share says, rounded, but at least one.
@@ -185,9 +185,8 @@ def draw_cases(cases: pa.Table, split: str, share: float = 1.0, seed: int = 0) -
     if share < 1:
         patients = sorted({row["patient"] for row in rows})
         order = np.random.default_rng(seed).permutation(len(patients))
-        place = dict(zip(patients, order, strict=True))
-        rows.sort(key=lambda row: (place[row["patient"]], row["case"]))
-        rows = rows[: max(1, round(share * len(rows)))]
+        drawn = {patients[n] for n in order[: max(1, round(share * len(patients)))]}
+        rows = [row for row in rows if row["patient"] in drawn]
     return sorted(row["case"] for row in rows)
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
-from radnet_lake.case_folder import CaseSettings, decode_settings
+from radnet_lake.case_folder import CaseSettings, check_alike, decode_settings
 from radnet_lake.checkpoint import SEGMENTER, build_network, build_segmenter, decode_checkpoint
 from radnet_lake.decoder import Segmenter
 from radnet_lake.errors import CheckpointError, SettingError
@@ -70,7 +70,7 @@ class Trained(NamedTuple):
 
     first, refining: checkpoints of their segmenters; regions: of the pretrained network. cases:
     what the cases were made with that it learned from. config: the run's settings; margin_mm: of
-    the refining run's boxes.
+    the refining run's boxes; refined_by: where that run lies.
     """
 
     run: str
@@ -80,6 +80,7 @@ class Trained(NamedTuple):
     refining: dict[str, Any] | None = None
     regions: dict[str, Any] | None = None
     margin_mm: float = MARGIN_MM
+    refined_by: str = ""
 
 
 class Models(NamedTuple):
@@ -135,7 +136,7 @@ def read_trained(run: str, refine: str = "", checkpoint: str = "best") -> Traine
         raise SettingError(what, folder.uri, "give a run of radnet-lake liver train --refine")
     check_alike(others, cases, f"--refine {folder.uri}")
     margin_mm = float(config.get("margin_mm", MARGIN_MM))
-    return trained._replace(refining=refining, margin_mm=margin_mm)
+    return trained._replace(refining=refining, margin_mm=margin_mm, refined_by=folder.uri)
 
 
 def _read_segmenter(
@@ -154,21 +155,6 @@ def _read_regions(run: RunFolder) -> dict[str, Any] | None:
     if REGIONS not in run.folder.names(REGIONS):
         return None
     return decode_checkpoint(run.folder.read(REGIONS), f"{run.uri}/{REGIONS}")
-
-
-def check_alike(ours: CaseSettings, theirs: CaseSettings, where: str) -> None:
-    """Raise SettingError, naming `where`, if `ours` are not cases as a run learned from `theirs`:
-    of another organ, input size or slice spacing."""
-    sizes = [f"{s.slices}x{s.rows}x{s.columns}" for s in (ours.settings, theirs.settings)]
-    for what, own, due in (
-        ("organ", ours.organ, theirs.organ),
-        ("input size", *sizes),
-        ("slice spacing", f"{ours.spacing_mm:g} mm", f"{theirs.spacing_mm:g} mm"),
-        ("preprocessing", ours.settings.version(), theirs.settings.version()),
-    ):
-        if own != due:
-            remedy = "prepare cases with the run's settings, or use a run that learned from such"
-            raise SettingError(f"the {what} is {own}, the run's {due}", where, remedy)
 
 
 def use_threads(count: int) -> None:
@@ -211,7 +197,8 @@ def segment_image(
 
     Outside of the chosen windows is background. With `largest` the first mask, too, is its largest
     component before it is refined; an empty first mask stays empty. Held at once, besides masks:
-    per way of merging one float32 for each voxel of (D, h, w).
+    per way of merging one float32 for each voxel of (D, h, w); in a refining pass two for each
+    voxel of its box.
 
     Raises VolumeError for an image that makes no window, CheckpointError where a segmenter gives
     no number, SettingError for methods without their model or a batch too large for the GPU.

@@ -64,7 +64,8 @@ class Number(NamedTuple):
 class Facts:
     """On what the numbers rest.
 
-    epoch: after how many, None unknown. unprepared: cases of the folder that are in no split, for
+    epoch: after how many, None unknown. init: first weights that the run was given, '' of the
+    network of the regions. unprepared: cases of the folder that are in no split, for
     they could not be made. learned: cases whose patients the segmenter learned from, None unknown;
     chose: by whose the best checkpoint was chosen.
     """
@@ -75,6 +76,7 @@ class Facts:
     organ: str
     freeze: str
     share: float
+    init: str
     cases: str
     split: str
     unprepared: int
@@ -128,11 +130,13 @@ def measure(
     return numbers
 
 
-def find_printed(freeze: str, share: float) -> Printed | None:
+def find_printed(facts: Facts) -> Printed | None:
     """The row of the paper's Tables 2 and 3 for what a run froze and learned from, if any."""
-    if share == 1:
-        return TABLE2.get(freeze)
-    return TABLE3.get(share) if freeze == "all" else None
+    if facts.organ != "liver" or facts.init:
+        return None
+    if facts.share == 1:
+        return TABLE2.get(facts.freeze)
+    return TABLE3.get(facts.share) if facts.freeze == "all" else None
 
 
 def format_csv(rows: Sequence[Outcome] | Sequence[Number]) -> str:
@@ -199,7 +203,7 @@ def _describe(outcomes: Sequence[Outcome], facts: Facts) -> list[str]:
     known = sum(bool(o.is_known) for o in first)
     n_done, patients = len(first) - failed.total(), len({o.patient for o in first if not o.reason})
     epoch = "" if facts.epoch is None else f", after {facts.epoch} epoch" + "s" * (facts.epoch != 1)
-    share = f", {100 * facts.share:g} % of the training cases" if facts.share < 1 else ""
+    share = f", {100 * facts.share:g} % of the training patients" if facts.share < 1 else ""
     lines = [
         f"- ours: {n_done} cases of {patients} patients, split {facts.split} of {facts.cases}",
         f"- network: checkpoint {facts.checkpoint} of {facts.run}{epoch}; frozen:"
@@ -222,7 +226,12 @@ def _describe(outcomes: Sequence[Outcome], facts: Facts) -> list[str]:
         )
     elif any(o.is_known is None for o in first):
         lines.append("- whether the pretrained network knows these patients is not known")
-    lines.append("- paper: 20 LiTS cases, other patients, so no like-for-like comparison")
+    if facts.init:
+        lines.append(
+            f"- whether the first weights, of {facts.init}, know these patients is not known"
+        )
+    if find_printed(facts):
+        lines.append("- paper: 20 LiTS cases, other patients, so no like-for-like comparison")
     return lines
 
 
@@ -231,8 +240,7 @@ def _list_methods(numbers: Sequence[Number], facts: Facts) -> list[list[str]]:
     rows = [["method", *titles, "absolute, ml", "missed"]]
     for method in dict.fromkeys(n.method for n in numbers):
         rows.append([method, *(_say(n) for n in numbers if n.method == method)])
-    paper = find_printed(facts.freeze, facts.share)
-    if paper:
+    if paper := find_printed(facts):
         printed = (format_value(getattr(paper, name) / 100, True) for name in PRINTED)
         rows.append([f"paper: {paper.title}", *printed, NONE, NONE, NONE])
     return rows

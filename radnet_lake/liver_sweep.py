@@ -37,6 +37,7 @@ from radnet_lake.liver_score import Score, Setting, gather
 from radnet_lake.liver_table import Facts, format_tables
 from radnet_lake.liver_train import train_here
 from radnet_lake.liver_trial import (
+    FOREIGN,
     SHARED,
     LiverSweepConfig,
     Trial,
@@ -81,6 +82,11 @@ class SweepReport:
     seconds: float = 0.0
 
 
+_SAME = (
+    "case", "patient", "split", "depth", "rows", "columns", "organ_voxels", "starts", "scores",
+    "chosen", "window_organ",
+)  # fmt: skip
+"""What of a case tells it from one that was prepared otherwise, or of other files."""
 Watch = Callable[[SweepReport], None]
 Learn = Callable[[Trial], None]
 """Trains a trial, goes on with it if it was begun, and writes its scores."""
@@ -135,6 +141,11 @@ def learn_trial(trial: Trial) -> None:
             gpu=train.gpu,
         )
         outcomes = evaluate_methods(asked, [_read_method(label) for label in methods])
+        for failed in (outcome for outcome in outcomes if outcome.reason):
+            # All rows of the tables have the same test cases.
+            what = f"cannot be measured: {failed.reason}, {failed.detail}"
+            remedy = "prepare it again, then give the same command"
+            raise RadnetLakeError(what, f"case {failed.case}", remedy)
         rows += [outcome._asdict() for outcome in outcomes]
         # What needs no second segmenter counts, even if that fails.
         write_scores(folder, rows)
@@ -151,7 +162,7 @@ class _Sweep:
     def __init__(self, config: LiverSweepConfig) -> None:
         self.config, self.folder = config, Folder(config.out)
         cases = CaseFolder(config.cases)
-        self.organ = cases.read_settings().organ
+        self.made_with = cases.read_settings()
         self.table = cases.read_cases()
         self.cases = [row for row in self.table.to_pylist() if row["reason"] is None]
         if not any(row["split"] == "test" for row in self.cases):
@@ -163,13 +174,19 @@ class _Sweep:
 
     def keep_settings(self) -> None:
         """Write sweep.json. Raises SettingError where trials were made with other settings."""
-        split = sorted((row["case"], row["split"]) for row in self.cases)
         kept = {name: getattr(self.config, name) for name in SHARED}
-        kept["cases"] = hashlib.sha256(json.dumps(split).encode()).hexdigest()
+        told = [
+            self.made_with.describe(),
+            sorted([row[key] for key in _SAME] for row in self.cases),
+        ]
+        kept["cases"] = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        if self.config.medicalnet:
+            kept |= {name: getattr(self.config, name) for name in FOREIGN}
         if "sweep.json" in self.folder.names("sweep.json"):
             before = self._read_settings()
+            kept = {name: before[name] for name in FOREIGN if name in before} | kept
             for name, value in kept.items():
-                if before.get(name) != value:
+                if before.get(name, value if name in FOREIGN else None) != value:
                     what = f"the trials in {self.config.out} have another value"
                     flag = "--" + name.replace("_", "-")
                     raise SettingError(what, flag, "give it again, or name another folder")
@@ -213,14 +230,16 @@ class _Sweep:
         told = f"{c.epochs} epochs, batch {c.batch}, learning rate {c.learning_rate:g}"
         known = sum(row["split"] == "test" and bool(row["is_known"]) for row in self.cases)
         return Facts(
-            organ=self.organ,
+            organ=self.made_with.organ,
             planned=tuple(c.list_settings()),
             seeds=c.seeds,
             cases=counts,
             trials=len(self.trials),
             done=self.report.known + self.report.done,
             training=f"{told}, decoder width {c.decoder_width}, {c.precision}",
-            known=0 if c.init else known,
+            known=known,
+            unknown=sum(row["split"] == "test" and row["is_known"] is None for row in self.cases),
+            init=c.init,
             train_cases={s: (min(n), max(n)) for s, n in sizes.items()},
             failed=self.report.failed,
             notes=(c.note,) if c.note else (),

@@ -18,7 +18,7 @@ from radnet_lake.liver_score import (
     compare,
     summarise,
 )
-from radnet_lake.paper_table2 import MED3D_DICE, TABLE2, TABLE3, Printed
+from radnet_lake.paper_table2 import MED3D_DICE, SPLIT, TABLE2, TABLE3, Printed
 from radnet_lake.table1_text import FEW, lay_table
 
 FROZEN = Setting()
@@ -33,7 +33,8 @@ class Facts:
 
     planned: all settings, in the order of the tables; seeds: of each. cases: of each split;
     train_cases: of each setting that is done, smallest and largest over the seeds. known: test
-    cases whose patient the pretrained network has learned from. failed: trial -> reason. trials:
+    cases whose patient the pretrained network has learned from; unknown: of whom nothing tells.
+    init: first weights that are not that network's. failed: trial -> reason. trials:
     planned; done: measured. notes: what a reader must know besides, as that cases are phantoms.
     """
 
@@ -45,6 +46,8 @@ class Facts:
     done: int
     training: str = ""
     known: int = 0
+    unknown: int = 0
+    init: str = ""
     train_cases: dict[Setting, tuple[int, int]] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -85,8 +88,9 @@ def name_setting(setting: Setting) -> str:
 def format_tables(results: Results, facts: Facts) -> dict[str, bytes]:
     """tables.md, table2.csv, table3.csv and extras.csv by file name; of what is done so far."""
     summaries = {key: summarise(result) for key, result in results.items()}
-    printed = {s: TABLE2.get(s.freeze) for s in facts.list_freezes()}
-    shares = {s: TABLE3.get(s.share) for s in facts.list_shares()}
+    is_liver = facts.organ == "liver"
+    printed = {s: TABLE2.get(s.freeze) if is_liver else None for s in facts.list_freezes()}
+    shares = {s: TABLE3.get(s.share) if is_liver else None for s in facts.list_shares()}
     extras = _list_extras(results, facts)
     parts = [
         f"# {facts.organ.capitalize()} by transfer: Tables 2 and 3",
@@ -98,12 +102,15 @@ def format_tables(results: Results, facts: Facts) -> dict[str, bytes]:
     if shares:
         names = {s: f"{100 * s.share:g} % {_say_cases(facts.train_cases.get(s))}" for s in shares}
         parts += [
-            "## Table 3: by share of the training cases, all layers frozen",
+            "## Table 3: by share of the training patients, all layers frozen",
             _lay_rows(shares, summaries, facts, names),
             judge_shares(results, facts),
         ]
     if extras:
-        parts += ["## Beyond the paper: what each step adds", _lay_extras(extras, summaries)]
+        parts += [
+            "## Beyond the paper: what each step adds",
+            _lay_extras(extras, summaries, facts.organ),
+        ]
     parts += _explain(results, facts)
     return {
         "tables.md": ("\n\n".join(filter(None, parts)) + "\n").encode(),
@@ -162,8 +169,14 @@ def _describe(facts: Facts) -> list[str]:
     if facts.known:
         what = f"the patients of {facts.known} test cases were in the pretraining of the network"
         lines.append(f"- NOT INDEPENDENT: {what}")
+    elif facts.unknown:
+        what = f"the patients of {facts.unknown} test cases is not known"
+        lines.append(f"- whether the pretrained network knows {what}")
+    if facts.init:
+        lines.append(f"- first weights: {facts.init}; whether they know the patients is not known")
     lines += [f"- FAILED: {name}: {reason}" for name, reason in sorted(facts.failed.items())]
-    lines.append("- paper: LiTS, 92 / 19 / 20 cases, one seed; other cases, so not like for like")
+    counts = " / ".join(map(str, SPLIT.values()))
+    lines.append(f"- paper: liver, LiTS, {counts} cases, one seed; so not like for like")
     return [*(f"**{note}**" for note in facts.notes), "\n".join(lines)]
 
 
@@ -208,14 +221,14 @@ def _list_extras(results: Results, facts: Facts) -> list[Extra]:
 
 
 def _lay_extras(
-    extras: list[Extra],
-    summaries: dict[tuple[Setting, str], Summary],
+    extras: list[Extra], summaries: dict[tuple[Setting, str], Summary], organ: str
 ) -> str:
     head = ["", "method", "seeds", "mean Dice", "against", "points", "95 % interval", "ahead in"]
     table = [[*head, "paper: mean Dice"]]
     for setting, method, against, found in extras:
         s = summaries[setting, method]
-        paper = MED3D_DICE if setting.encoder != "radnet" and method == PLAIN else None
+        is_med3d = setting.encoder != "radnet" and method == PLAIN and organ == "liver"
+        paper = MED3D_DICE if is_med3d else None
         cells = [NONE] * 3
         if found:
             cells = [f"{found.mean:+.1f}", _say_range(found.low, found.high, "+.1f")]
@@ -237,8 +250,8 @@ def _explain(results: Results, facts: Facts) -> list[str]:
         f" cases.{few} Of differences the seeds are drawn anew too: few seeds make them too narrow."
         " Differences are paired: same cases, same seeds.",
         "- SD of seeds: first weights of the decoder, order, and in Table 3 which patients too.",
-        "- The checkpoint of the lowest validation loss is measured; nothing was chosen on the test"
-        " cases.",
+        "- The checkpoint of the lowest validation loss (without validation cases, training loss)"
+        " is measured; nothing was chosen on the test cases.",
         "- The paper's row of all layers frozen stands in both its tables with other numbers, and"
         " its mean IoU is below what its mean Dice allows: see radnet_lake/paper_table2.py.",
         f"- MED3D's {MED3D_DICE} is what the paper cites, of other test cases.",

@@ -10,7 +10,7 @@ beside it, so that a segmenter can be used without the cases that it learned fro
 from dataclasses import asdict, replace
 from typing import Any
 
-from radnet_lake.case_folder import CaseFolder, decode_settings
+from radnet_lake.case_folder import CaseFolder, check_alike, decode_settings
 from radnet_lake.checkpoint import encode_checkpoint
 from radnet_lake.cluster import start_board, start_ray
 from radnet_lake.errors import CheckpointError, SettingError
@@ -85,7 +85,8 @@ def _start(config: LiverTrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
         "organ": settings.organ,
         "cases": settings.describe(),
         "network": asdict(network),
-        "weights": weights,
+        # Of the run's own copy, which stays where the cases are moved.
+        "weights": REGIONS if weights == f"{folder.uri}/{REGIONS}" else weights,
         "series": {split: len(some) for split, some in names.items()},
         "examples": {
             split: [[one.case, *one.region.start, *one.region.shape] for one in some]
@@ -95,7 +96,8 @@ def _start(config: LiverTrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
         "seed": config.seed,
     } | describe_code()
     job, report = _plan(config, run, about)
-    job.begin(Group()).load_weights()  # what is wrong with them is said before there is a run
+    # What is wrong with them is said before there is a run.
+    job._replace(weights=weights).begin(Group()).load_weights()
     if (regions := folder.read_network()) is not None:
         run.folder.write(REGIONS, encode_checkpoint(regions))
     run.write_run(about)
@@ -115,9 +117,24 @@ def _resume(config: LiverTrainConfig, run: RunFolder) -> tuple[Job, TrainReport]
             run.read_checkpoint("last")
         except CheckpointError as error:
             raise CheckpointError(error.what, error.where, GO_BACK) from None
-    planned = _plan(replace(config, cases=absolute_uri(config.cases)), run, about)
+    job, report = _plan(replace(config, cases=absolute_uri(config.cases)), run, about)
+    _refuse_other_cases(job)
     run.write_config(kept)
-    return planned
+    return job, report
+
+
+def _refuse_other_cases(job: Job) -> None:
+    """Raise SettingError where the cases are not those that the run began with."""
+    folder = CaseFolder(job.cases)
+    check_alike(folder.read_settings(), job.settings, folder.uri)
+    planes = {row["case"]: (row["rows"], row["columns"]) for row in folder.read_cases().to_pylist()}
+    for name, region in (*job.train, *job.validation):
+        ends = [at + size for at, size in zip(region.start[1:], region.shape[1:], strict=True)]
+        whole = planes.get(name) or (None, None)
+        is_other = None in whole or any(end > size for end, size in zip(ends, whole, strict=True))
+        if is_other or (not job.config.refine and region.shape[1:] != whole):
+            what = f"case {name} is not the one that the run learned from"
+            raise SettingError(what, folder.uri, "name the run's own cases, or train anew")
 
 
 def _warn(
@@ -131,8 +148,8 @@ def _warn(
         warnings.append(f"{len(lost)} training cases have nothing to learn from")
     if not names["validation"]:
         warnings.append("no case to validate with: the best epoch is that of the training loss")
-    if known and config.freeze != "scratch" and not config.init:
-        text = f"{len(known)} cases are of patients that the pretrained network was trained on"
+    if known:
+        text = f"{len(known)} cases are of patients that the network of the regions was trained on"
         warnings.append(f"{text}: their results say too much")
     return warnings
 
@@ -152,6 +169,8 @@ def _plan(
             for split in SPLITS
         }
         weights, series, warnings = about["weights"], about["series"], list(about["warnings"])
+        if weights == REGIONS:
+            weights = f"{run.uri}/{REGIONS}"
     except (KeyError, TypeError, ValueError) as error:
         what = f"it describes no run of a segmenter ({type(error).__name__})"
         raise CheckpointError(

@@ -19,6 +19,8 @@ SHARED = (
     "channels_last",
 )  # fmt: skip
 """Settings that all trials have as the sweep has them; a sweep cannot go on with others."""
+FOREIGN = ("medicalnet", "medicalnet_depth")
+"""Settings that a sweep may be given later, but not others then."""
 STEPS = ("average", "largest")
 SHAPE = ("depth", "width", "norm", "encoder", "stem_stride", "standardise")
 """Of the encoder, as LiverTrainConfig has it."""
@@ -82,6 +84,9 @@ class LiverSweepConfig:
             if method != PLAIN and (len(set(words)) < len(words) or not set(words) <= set(STEPS)):
                 remedy = "use plain, average, largest, average+largest; --refine is a flag"
                 raise SettingError(f"{method!r} is unknown", "--methods", remedy)
+        if self.refine and Setting() not in self.list_settings():
+            remedy = "add all to --freezes, or 1 to --shares"
+            raise SettingError("refines where all layers are frozen only", "--refine", remedy)
         plan_trials(self)
 
     def list_settings(self) -> list[Setting]:
@@ -155,7 +160,7 @@ def _name_trial(setting: Setting, seed: int) -> str:
 
 
 def write_scores(folder: Folder, rows: list[dict[str, Any]]) -> None:
-    """Write a trial's scores.csv: rows of COLUMNS, dice and iou as shares, empty if they failed."""
+    """Write a trial's scores.csv: rows of COLUMNS, dice and iou as shares."""
     sink = io.StringIO()
     writer = csv.DictWriter(sink, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -164,15 +169,15 @@ def write_scores(folder: Folder, rows: list[dict[str, Any]]) -> None:
 
 
 def read_scores(folder: Folder, trial: Trial) -> list[dict[str, Any]]:
-    """Rows of a trial in the sweep's folder, of the methods wanted now; NaN where a case failed.
+    """Rows of a trial in the sweep's folder, of the methods wanted now.
 
-    None where it is not measured yet, or the file is damaged: then it is measured again.
+    No row where it is not measured yet, or the file is damaged: then it is measured again.
     """
     wanted = {*trial.methods, *trial.late}
     try:
         text = folder.read(f"trials/{trial.name}/{SCORES}").decode()
         rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(io.StringIO(text))]
-        numbers = [{name: float(row[name] or "nan") for name in ("dice", "iou")} for row in rows]
+        numbers = [{name: float(row[name]) for name in ("dice", "iou")} for row in rows]
     except (LakeError, ValueError, KeyError, TypeError, csv.Error):
         return []
     told = [row | number for row, number in zip(rows, numbers, strict=True)]

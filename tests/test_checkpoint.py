@@ -288,6 +288,12 @@ def test_bias_before_a_norm_is_folded_into_it(tmp_path: Path) -> None:
     torch.testing.assert_close(apply_encoder(ours), apply_encoder(theirs))
 
 
+def hold_itself() -> dict[str, Any]:
+    state: dict[str, Any] = {}
+    state["model"] = state
+    return state
+
+
 def test_what_does_not_fit_is_reported_and_left(tmp_path: Path) -> None:
     ours = make_network()
     before = {name: t.clone() for name, t in ours.encoder.state_dict().items()}
@@ -308,6 +314,7 @@ def test_what_does_not_fit_is_reported_and_left(tmp_path: Path) -> None:
     "state",
     [
         {},
+        hold_itself(),
         {"state_dict": {"a": 1}},
         [torch.rand(3)],
         torch.rand(3),

@@ -157,6 +157,23 @@ def test_an_organ_that_is_not_there_counts_as_agreed(tmp_path: Path) -> None:
         "empty": ("1", ""), "spot": ("0", ""),
     }  # fmt: skip
     assert "2 cases hold no liver" in report.table
+    assert "paper: Froze all layers | 90.0 %" in " ".join(report.table.split())
+
+
+def test_the_papers_row_is_of_livers_and_of_its_own_network(tmp_path: Path) -> None:
+    whole = make_case(ORGAN)
+    cases = write_cases(str(tmp_path / "cases"), [(make_row("a", whole), whole)])
+    run = write_run(str(tmp_path / "run"), cases.uri, init="/weights/resnet_18.pth")
+    table = evaluate_liver(LiverEvaluateConfig(run.uri)).table
+    assert "paper:" not in table
+    assert "the first weights, of /weights/resnet_18.pth, know these patients is not" in table
+    kidneys = dataclasses.replace(CASES, organ="kidney")
+    cases.write_settings(kidneys)
+    run.write_config(run.read_config() | {"init": ""})
+    run.write_checkpoint(run.read_checkpoint() | {"cases": kidneys.describe()}, "best")
+    table = evaluate_liver(LiverEvaluateConfig(run.uri)).table
+    assert "Kidney" in table
+    assert "paper:" not in table
 
 
 def test_patients_that_the_segmenter_learned_from_are_no_test(made: Made, tmp_path: Path) -> None:
@@ -174,6 +191,11 @@ def test_patients_that_the_segmenter_learned_from_are_no_test(made: Made, tmp_pa
     cases = write_cases(str(tmp_path / "cases"), [(row, whole) for row in rows])
     config = LiverEvaluateConfig(run.uri, cases.uri)
     assert evaluate_liver(config).facts.learned == 1
+    # What a refining run learned from is no test either.
+    refining = write_run(str(tmp_path / "refining"), made.cases.uri, refine=True)
+    refining.write_run({"examples": {"train": [["a-spot", *box]], "validation": []}})
+    report = evaluate_liver(LiverEvaluateConfig(run.uri, refine=refining.uri))
+    assert "NOT A TEST: the segmenter learned from the patients of 1 cases" in report.table
     run.write_config(run.read_config() | {"cases": str(tmp_path / "gone")})
     assert "learned from these patients is not known" in evaluate_liver(config).table
 

@@ -9,17 +9,20 @@ from typing import Any
 
 import pytest
 from conftest import S3Server
+from liver_runs import make_box, make_case, make_row, write_run
+from liver_runs import write_cases as make_cases
 
+from radnet_lake import liver_sweep
 from radnet_lake.case_folder import CaseFolder, CaseSettings
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.folder import Folder
-from radnet_lake.liver_sweep import LiverSweepConfig, SweepReport, sweep_liver
+from radnet_lake.liver_sweep import LiverSweepConfig, SweepReport, learn_trial, sweep_liver
 from radnet_lake.liver_trial import Trial, is_measured, plan_trials, write_scores
 from radnet_lake.resample import ResampleSettings
 from radnet_lake.run_folder import RunFolder
 
 Learn = Callable[[Trial], None]
-DICE = {"all": 0.9, "2": 0.8, "scratch": 0.4}
+DICE = {"all": 0.9, "2": 0.8, "none": 0.5, "scratch": 0.4}
 
 
 @pytest.fixture
@@ -118,10 +121,13 @@ def test_trials_differ_by_what_their_row_says_alone(config: LiverSweepConfig) ->
         ("methods", "plain,refine", "--methods"),
         ("seeds", 0, "--seeds"),
         ("learning_rate", 0.0, "--learning-rate"),
+        ("refine", True, "--refine"),
     ],
 )
 def test_a_setting_that_cannot_be_is_named(name: str, value: Any, told: str) -> None:
     row = {"freezes": " ", "shares": ""} if name == "freezes" and value == " " else {name: value}
+    if name == "refine":
+        row |= {"freezes": "none,scratch", "shares": "0.5"}
     with pytest.raises(SettingError) as caught:
         LiverSweepConfig(out="sweep", cases="cases", **row)
     assert caught.value.where == told
@@ -204,13 +210,50 @@ def test_other_settings_or_cases_than_the_trials_had_are_refused(
     assert "Froze all layers" not in table
     cases = CaseFolder(config.cases)
     rows = cases.read_cases().to_pylist()
-    cases.write_cases([row | {"split": "test"} if row["case"] == "c0" else row for row in rows])
+    # Another split, another mask, windows that another network chose.
+    for change in ({"split": "test"}, {"organ_voxels": 7}, {"chosen": [1]}):
+        cases.write_cases([row | change if row["case"] == "c0" else row for row in rows])
+        with pytest.raises(SettingError) as caught:
+            sweep_liver(config)
+        assert caught.value.where == "--cases"
+    cases.write_cases(rows)
+    made_with = cases.read_settings()
+    cases.write_settings(replace(made_with, network="0" * 16))
     with pytest.raises(SettingError) as caught:
         sweep_liver(config)
     assert caught.value.where == "--cases"
+    cases.write_settings(made_with)
+    # Weights of others may come later, but stay then.
+    foreign = replace(config, medicalnet="/weights/resnet_18.pth")
+    for trial in plan_trials(foreign):
+        make_learn(tmp_path / "log")(trial)
+    assert sweep_liver(foreign).known == 12
+    assert sweep_liver(config).known == 8
+    with pytest.raises(SettingError) as caught:
+        sweep_liver(replace(foreign, medicalnet="/weights/resnet_10.pth"))
+    assert caught.value.where == "--medicalnet"
     Folder(config.out).write("sweep.json", b"[")
     with pytest.raises(StoreError, match=r"sweep\.json: is damaged"):
         sweep_liver(config)
+
+
+def test_a_test_case_that_cannot_be_measured_fails_the_trial(
+    config: LiverSweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = make_case(make_box(20, slice(3, 17), slice(5, 15), slice(6, 20)))
+    rows = [(make_row(name, whole), whole) for name in ("a", "b")]
+    cases = make_cases(str(tmp_path / "of-two"), rows)
+    trial = plan_trials(replace(config, cases=cases.uri))[0]
+    write_run(trial.train.out, cases.uri)
+    monkeypatch.setattr(liver_sweep, "train_here", lambda config: None)
+    data = cases.folder.read("cases/b.arrow")
+    cases.folder.write("cases/b.arrow", data[:999])
+    with pytest.raises(RadnetLakeError, match="case b: cannot be measured: unreadable"):
+        learn_trial(trial)
+    assert not is_measured(Folder(config.out), trial)
+    cases.folder.write("cases/b.arrow", data)
+    learn_trial(trial)
+    assert is_measured(Folder(config.out), trial)
 
 
 @pytest.mark.parametrize(

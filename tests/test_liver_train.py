@@ -1,10 +1,12 @@
 """A segmenter's training: what is frozen stays, what is interrupted goes on, shares are nested."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -167,6 +169,47 @@ def test_shares_are_nested_and_drawn_by_seed(cases: str) -> None:
     assert set(draw_cases(rows, "validation", 1.0, 5)) == {"c10", "c11"}
 
 
+def test_a_share_is_one_of_patients_whatever_cases_each_has() -> None:
+    patients = ["p0"] * 10 + [f"p{n}" for n in range(1, 11)]
+    rows = pa.table(
+        {
+            "case": [f"c{n:02d}" for n in range(20)],
+            "patient": patients,
+            "split": ["train"] * 20,
+            "reason": pa.nulls(20, pa.string()),
+        }
+    )
+    for seed in range(9):
+        drawn = draw_cases(rows, "train", 0.2, seed)
+        assert len({patients[int(name[1:])] for name in drawn}) == 2
+        assert len(drawn) in (2, 11)
+
+
+def test_a_run_goes_on_with_cases_that_were_moved_but_not_with_others(
+    cases: str, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(cases, moved)
+    config = small(str(moved), tmp_path / "run", epochs=2, freeze="none")
+    train_here(config)
+    (tmp_path / "run/checkpoints/last.pt").unlink()  # as if killed before the first one
+    shutil.rmtree(moved)
+    config = replace(config, cases=cases, resume=True)
+    train_here(config)
+    whole = small(cases, tmp_path / "whole", epochs=2, freeze="none")
+    train_here(whole)
+    assert read_rows(tmp_path / "run") == read_rows(tmp_path / "whole")
+    other = CaseFolder(str(tmp_path / "other"))
+    other.write_settings(replace(SETTINGS, spacing_mm=5.0))
+    with pytest.raises(SettingError, match="slice spacing is 5 mm, the run's 15 mm"):
+        train_here(replace(config, cases=other.uri))
+    other.write_settings(SETTINGS)
+    rows = CaseFolder(cases).read_cases().to_pylist()
+    other.write_cases([row | {"columns": 29} for row in rows])
+    with pytest.raises(SettingError, match="case c00 is not the one that the run learned from"):
+        train_here(replace(config, cases=other.uri))
+
+
 def test_what_does_not_fit_is_told(cases: str, tmp_path: Path) -> None:
     config = small(cases, tmp_path / "run")
     with pytest.raises(SettingError, match=r"--depth: the weights .* have depth 10, not 50"):
@@ -181,8 +224,9 @@ def test_what_does_not_fit_is_told(cases: str, tmp_path: Path) -> None:
     other = tmp_path / "other.pt"
     torch.save({"conv1.weight": torch.zeros(4, 1, 7, 7, 7)}, other)
     wanted = replace(config, init=str(other), depth=10, width=4, stem_stride=1)
-    with pytest.raises(CheckpointError, match="weights of the encoder are not in it"):
-        train_here(wanted)
+    for freeze in ("all", "none"):
+        with pytest.raises(CheckpointError, match="weights of the encoder are not in it"):
+            train_here(replace(wanted, freeze=freeze))
     train_here(replace(config, epochs=1))
     with pytest.raises(SettingError, match="holds a run already"):
         train_here(config)
