@@ -96,16 +96,20 @@ def _parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
         parsers[name] = verb
         if name == asked:
             _add_flags(verb, _import(command.config))
-    values = vars(parser.parse_args(words))
-    name = " ".join(filter(None, (values["verb"], values.get("act"))))
-    config = _import(COMMANDS[name].config)
+    begins = asked.split() if asked else []
+    if not asked or words[: len(begins)] != begins:
+        parser.parse_args(words)  # tells what is wrong, or answers --help and --version
+        parser.error("options come after the command")
+    rest = words[len(begins) :]
+    # So that positional arguments may stand before flags and after.
+    values = vars(parsers[asked].parse_intermixed_args(rest))
+    config = _import(COMMANDS[asked].config)
     if hasattr(config, "read_defaults"):
         # Of an earlier run, or out of a file; flags overrule them.
-        parsers[name].set_defaults(**config.read_defaults(values))
-        values = vars(parser.parse_args(words))
-    for word in ("verb", "act", "debug"):
-        values.pop(word, None)
-    return COMMANDS[name], values
+        parsers[asked].set_defaults(**config.read_defaults(values))
+        values = vars(parsers[asked].parse_intermixed_args(rest))
+    values.pop("debug", None)
+    return COMMANDS[asked], values
 
 
 def _add_flags(parser: argparse.ArgumentParser, config: type) -> None:
