@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# The phantom study: `make reproduce`, with more patients or a larger network if you like.
-# Transfer on top of it, `make reproduce-liver`, is content with half of the patients.
-PATIENTS ?= $(if $(filter reproduce-liver,$(MAKECMDGOALS)),80,160)
+# The phantom study: `make reproduce`, with more patients or a larger network if you like, and
+# transfer on top of it: `make reproduce-liver`.
+PATIENTS ?= 160
 SLICES ?= 24
 SIDE ?= 64
 DEPTH ?= 10
