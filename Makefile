@@ -64,7 +64,7 @@ reproduce-liver: reproduce $(LIVER)/archive.truth.csv
 	$(BIN)/radnet-lake harvest $(LIVER)/archive --lake $(LIVER)/lake --phi keep --collection phantom
 	$(BIN)/radnet-lake liver prepare --lake $(LIVER)/lake --run $(RUN) --out $(LIVER)/cases
 	$(BIN)/radnet-lake liver sweep --cases $(LIVER)/cases --out $(LIVER)/sweep \
-		--seeds $(LIVER_SEEDS) --epochs $(LIVER_EPOCHS) --batch 2 --learning-rate 0.002 \
+		--scratch-shares 0.4,0.2 --seeds $(LIVER_SEEDS) --epochs $(LIVER_EPOCHS) --batch 2 --learning-rate 0.002 \
 		--decoder-width 8 --channels-last --note "PHANTOM DATA" $(LIVER_MORE)
 
 test: setup

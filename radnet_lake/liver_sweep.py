@@ -3,8 +3,8 @@
     OUT/sweep.json                          settings that all trials share
     OUT/trials/<name>/                      run folder of a trial, and its scores.csv, written last
     OUT/trials/<name>-refine/               run folder of its refining segmenter
-    OUT/tables.md, table2.csv, table3.csv, extras.csv, dice_by_freeze.png, dice_by_share.png,
-        losses.png                          of what is done so far, made anew after every trial
+    OUT/tables.md, table2.csv, table3.csv, transfer.csv, extras.csv, dice_by_freeze.png,
+        dice_by_share.png, losses.png       of what is done so far, made anew after every trial
 
 A trial runs in one process, with one CPU or GPU. Validation and test cases, and all settings but
 those of its row, are the same for all; a share of the training patients is drawn by seed.

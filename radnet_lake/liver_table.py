@@ -1,4 +1,4 @@
-"""Tables 2 and 3 of a sweep for people (Markdown) and programs (CSV), the paper's beside ours."""
+"""Tables 2 and 3 of a sweep, and frozen against scratch, as Markdown and CSV beside the paper's."""
 
 import csv
 import io
@@ -62,6 +62,13 @@ class Facts:
         is_asked = any(s.share < 1 for s in some)
         return sorted(some, key=lambda s: -s.share) if is_asked else []
 
+    def list_pairs(self) -> list[tuple[Setting, Setting]]:
+        """Frozen and from scratch of the same share, the largest first; [] if only of all."""
+        shares = sorted({s.share for s in self.planned if s.freeze == "scratch"}, reverse=True)
+        pairs = [(Setting(share=share), Setting("scratch", share)) for share in shares]
+        pairs = [pair for pair in pairs if pair[0] in self.planned]
+        return pairs if any(share < 1 for share in shares) else []
+
     def list_foreign(self) -> list[Setting]:
         """Settings with another encoder's weights."""
         return [s for s in self.planned if s.encoder != "radnet"]
@@ -86,7 +93,10 @@ def name_setting(setting: Setting) -> str:
 
 
 def format_tables(results: Results, facts: Facts) -> dict[str, bytes]:
-    """tables.md, table2.csv, table3.csv and extras.csv by file name; of what is done so far."""
+    """tables.md, table2.csv, table3.csv, transfer.csv and extras.csv by file name.
+
+    Of what is done so far.
+    """
     summaries = {key: summarise(result) for key, result in results.items()}
     is_liver = facts.organ == "liver"
     printed = {s: TABLE2.get(s.freeze) if is_liver else None for s in facts.list_freezes()}
@@ -106,6 +116,11 @@ def format_tables(results: Results, facts: Facts) -> dict[str, bytes]:
             _lay_rows(shares, summaries, facts, names),
             judge_shares(results, facts),
         ]
+    if pairs := facts.list_pairs():
+        parts += [
+            "## Beyond the paper: frozen against scratch, by share of the training patients",
+            _lay_pairs(pairs, results, summaries, facts),
+        ]
     if extras:
         parts += [
             "## Beyond the paper: what each step adds",
@@ -116,14 +131,14 @@ def format_tables(results: Results, facts: Facts) -> dict[str, bytes]:
         "tables.md": ("\n\n".join(filter(None, parts)) + "\n").encode(),
         "table2.csv": _format_csv(printed, summaries, facts).encode(),
         "table3.csv": _format_csv(shares, summaries, facts).encode(),
+        "transfer.csv": _format_pairs(pairs, results, summaries).encode(),
         "extras.csv": _format_extras(extras, summaries).encode(),
     }
 
 
 def judge_transfer(results: Results) -> str:
     """By how much the frozen, pretrained encoder is ahead of training from scratch, in words."""
-    pair = [results.get((setting, PLAIN)) for setting in (FROZEN, SCRATCH)]
-    if not pair[0] or not pair[1] or not (found := compare(pair[0], pair[1])):
+    if not (found := _compare_pair((FROZEN, SCRATCH), results)):
         return "Frozen against scratch: not both are measured yet."
     paper = TABLE2["all"].mean_dice - TABLE2["scratch"].mean_dice
     ahead = "ahead of" if found.mean >= 0 else "BEHIND"
@@ -199,6 +214,33 @@ def _lay_rows(
         seeds = f"{s.seeds if s else 0} of {facts.seeds}"
         table.append([names[setting], seeds, *ours, *paper])
     return lay_table(table, "l" + "r" * 12)
+
+
+def _lay_pairs(
+    pairs: list[tuple[Setting, Setting]],
+    results: Results,
+    summaries: dict[tuple[Setting, str], Summary],
+    facts: Facts,
+) -> str:
+    head = ["", "seeds", "frozen: mean Dice", "scratch: mean Dice", "points", "95 % interval"]
+    table = [[*head, "of each seed", "ahead in"]]
+    for pair in pairs:
+        found = _compare_pair(pair, results)
+        name = f"{100 * pair[0].share:g} % {_say_cases(facts.train_cases.get(pair[1]))}"
+        dice = [_say(s.mean_dice if (s := summaries.get((p, PLAIN))) else None) for p in pair]
+        cells = [NONE] * 4
+        if found:
+            cells = [f"{found.mean:+.1f}", _say_range(found.low, found.high, "+.1f")]
+            cells += [", ".join(f"{d:+.1f}" for d in found.by_seed)]
+            cells += [f"{100 * found.better:.0f} % of {found.cases} cases"]
+        seeds = f"{len(found.by_seed) if found else 0} of {facts.seeds}"
+        table.append([name, seeds, *dice, *cells])
+    return lay_table(table, "lrrrrrrr")
+
+
+def _compare_pair(pair: tuple[Setting, Setting], results: Results) -> Difference | None:
+    one, other = (results.get((setting, PLAIN)) for setting in pair)
+    return compare(one, other) if one and other else None
 
 
 def _list_extras(results: Results, facts: Facts) -> list[Extra]:
@@ -292,6 +334,25 @@ def _format_extras(
         cells = [*map(_plain, found[:3]), _plain(100 * found.better)] if found else [""] * 4
         means = (_plain(s.mean_dice), _plain(s.mean_iou))
         lines.append([setting.encoder, setting.freeze, method, s.seeds, *means, against, *cells])
+    return _join_csv(lines)
+
+
+def _format_pairs(
+    pairs: list[tuple[Setting, Setting]],
+    results: Results,
+    summaries: dict[tuple[Setting, str], Summary],
+) -> str:
+    head = ["share", "seeds", "frozen_mean_dice", "scratch_mean_dice", "difference", "low", "high"]
+    lines: list[Sequence[object]] = [[*head, "better"]]
+    for pair in pairs:
+        found = _compare_pair(pair, results)
+        dice = [
+            _plain(s.mean_dice) if (s := summaries.get((setting, PLAIN))) else ""
+            for setting in pair
+        ]
+        cells = [*map(_plain, found[:3]), _plain(100 * found.better)] if found else [""] * 4
+        seeds = len(found.by_seed) if found else 0
+        lines.append([f"{pair[0].share:g}", seeds, *dice, *cells])
     return _join_csv(lines)
 
 

@@ -38,6 +38,9 @@ class LiverSweepConfig:
     """rows of Table 2: what of the encoder stays as pretrained"""
     shares: str = "1,0.8,0.6,0.4,0.2"
     """rows of Table 3: shares of the training patients, all layers frozen; '': no Table 3"""
+    scratch_shares: str = ""
+    """shares of the training patients to learn from scratch with, too, as 0.4,0.2: where
+    pretraining should matter most"""
     seeds: int = 3
     """trainings of each row: seeds 0, 1, ..."""
     methods: str = "plain,average,largest,average+largest"
@@ -92,12 +95,11 @@ class LiverSweepConfig:
     def list_settings(self) -> list[Setting]:
         """Rows of all tables, in their order."""
         frozen = [Setting(freeze=name) for name in _split(self.freezes)]
-        try:
-            shares = [float(share) for share in _split(self.shares)]
-        except ValueError:
-            remedy = "give numbers with commas between"
-            raise SettingError(f"{self.shares!r} is no list", "--shares", remedy) from None
-        parts = [Setting(share=share) for share in shares]
+        parts = [Setting(share=share) for share in _read_shares("--shares", self.shares)]
+        parts += [
+            Setting("scratch", share)
+            for share in _read_shares("--scratch-shares", self.scratch_shares)
+        ]
         foreign = [Setting(freeze=name, encoder="medicalnet") for name in ("all", "none")]
         return list(dict.fromkeys([*frozen, *parts, *(foreign if self.medicalnet else [])]))
 
@@ -187,6 +189,14 @@ def read_scores(folder: Folder, trial: Trial) -> list[dict[str, Any]]:
 def is_measured(folder: Folder, trial: Trial) -> bool:
     """Whether all methods that are wanted now have scores."""
     return {row["method"] for row in read_scores(folder, trial)} == {*trial.methods, *trial.late}
+
+
+def _read_shares(flag: str, text: str) -> list[float]:
+    try:
+        return [float(share) for share in _split(text)]
+    except ValueError:
+        remedy = "give numbers with commas between"
+        raise SettingError(f"{text!r} is no list", flag, remedy) from None
 
 
 def _split(text: str) -> list[str]:

@@ -180,6 +180,28 @@ def test_a_single_share_has_its_table() -> None:
     assert make_facts(ALL, SCRATCH).list_shares() == []
 
 
+def test_few_patients_are_compared_frozen_and_from_scratch() -> None:
+    few = Setting(share=0.2), Setting("scratch", 0.2)
+    levels = {ALL: 0.85, SCRATCH: 0.84, few[0]: 0.7, few[1]: 0.4}
+    scores = [score for setting, level in levels.items() for score in make_scores(setting, level)]
+    facts = make_facts(*levels, Setting("scratch", 0.4), train_cases={few[1]: (18, 18)})
+    files = format_tables(gather(scores), facts)
+    rows = read(files["transfer.csv"])
+    assert [row["share"] for row in rows] == ["1", "0.2"]
+    assert [float(row["difference"]) for row in rows] == pytest.approx([1.0, 30.0])
+    assert [float(row["scratch_mean_dice"]) for row in rows] == pytest.approx([85.0, 41.0])
+    text = files["tables.md"].decode()
+    (line,) = [x for x in text.splitlines() if "20 % (n=18)" in x]
+    assert "+30.0, +30.0, +30.0" in line
+    # The two of one share are no rows of Tables 2 and 3.
+    assert [row["freeze"] for row in read(files["table2.csv"])] == ["all", "scratch"]
+    assert [row["freeze"] for row in read(files["table3.csv"])] == ["all", "all"]
+    missing = format_tables(gather(make_scores(ALL, 0.8)), facts)
+    assert [row["difference"] for row in read(missing["transfer.csv"])] == ["", ""]
+    plain = format_tables(gather(scores), make_facts(ALL, SCRATCH))["tables.md"].decode()
+    assert "frozen against scratch" not in plain
+
+
 def test_pictures_are_made_of_whatever_is_done() -> None:
     facts = make_facts(ALL, SCRATCH, Setting(share=0.2))
     assert set(draw_pictures({}, {}, facts, "")) == {"dice_by_freeze.png", "dice_by_share.png"}
