@@ -31,15 +31,16 @@ from preprocess import read_bucket
 from volumes import Figures, print_table, run_alone
 
 from radnet_lake import schema
-from radnet_lake.cluster import start_ray
-from radnet_lake.harvest import HarvestConfig, harvest
-from radnet_lake.label import LabelConfig, label
-from radnet_lake.lake import connect, create_lake, open_lake
-from radnet_lake.phantom import PhantomConfig, phantom
-from radnet_lake.preprocess import PreprocessConfig, preprocess
-from radnet_lake.resample import ResampleSettings
-from radnet_lake.shard import Voxels, read_volumes, write_shard
-from radnet_lake.stream import StreamConfig, stream_volumes
+from radnet_lake.harvest.harvest import HarvestConfig, harvest
+from radnet_lake.label.label import LabelConfig, label
+from radnet_lake.lake.log import create_lake, open_lake
+from radnet_lake.lake.views import connect
+from radnet_lake.phantom.phantom import PhantomConfig, phantom
+from radnet_lake.ray_cluster import start_ray
+from radnet_lake.volume.preprocess import PreprocessConfig, preprocess
+from radnet_lake.volume.resample import ResampleSettings
+from radnet_lake.volume.shard import Voxels, read_volumes, write_shard
+from radnet_lake.volume.stream import StreamConfig, stream_volumes
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 PREPROCESSING = ResampleSettings().version()
@@ -305,7 +306,7 @@ def run_stream(folder: Path, base: str, volumes: int) -> Figures:
 
 
 def run_s3(folder: Path, base: str, volumes: int) -> Figures:
-    from conftest import S3Server
+    from s3_server import S3Server
 
     server = S3Server(folder / "seaweedfs")
     server.start()

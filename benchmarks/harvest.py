@@ -27,14 +27,14 @@ import pydicom
 import pydicom.data
 
 from radnet_lake import schema
-from radnet_lake.cluster import start_ray
-from radnet_lake.extract import Job, extract_chunk, to_table
-from radnet_lake.harvest import HarvestConfig, harvest
-from radnet_lake.header import Header, read_header
-from radnet_lake.lake import create_lake
-from radnet_lake.ledger import Ledger, to_listed
-from radnet_lake.rows import frame_rows
-from radnet_lake.store import Entry, list_unit, list_units, read_heads, read_range
+from radnet_lake.dicom.header import Header, read_header
+from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.harvest.file_index import Ledger, to_listed
+from radnet_lake.harvest.harvest import HarvestConfig, harvest
+from radnet_lake.harvest.worker import Job, extract_chunk, to_table
+from radnet_lake.lake.log import create_lake
+from radnet_lake.ray_cluster import start_ray
+from radnet_lake.storage.sources import Entry, list_unit, list_units, read_heads, read_range
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 PER_SERIES = 100
@@ -269,7 +269,7 @@ def run_memory(folder: Path) -> dict[str, Any]:
 
 
 def run_s3(folder: Path, objects: int) -> dict[str, Any]:
-    from conftest import S3Server
+    from s3_server import S3Server
 
     server = S3Server(folder / "seaweedfs")
     server.start()

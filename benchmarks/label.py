@@ -23,10 +23,11 @@ from pathlib import Path
 import duckdb
 
 from radnet_lake import schema
-from radnet_lake.compact import FULL_ROWS
-from radnet_lake.label import LabelConfig, label
-from radnet_lake.lake import Lake, connect, create_lake, open_lake, partition_name
-from radnet_lake.rollup import refresh_rollup
+from radnet_lake.label.label import LabelConfig, label
+from radnet_lake.label.rollup import refresh_rollup
+from radnet_lake.lake.compact import FULL_ROWS
+from radnet_lake.lake.log import Lake, create_lake, open_lake, partition_name
+from radnet_lake.lake.views import connect
 
 ROOT = Path(__file__).parent.parent
 PER_SERIES = 100

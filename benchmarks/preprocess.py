@@ -23,14 +23,15 @@ import psutil
 from stacks import BODY, make_series, read_frames
 from volumes import SETTINGS, Figures, print_table, run_alone
 
-from radnet_lake.cluster import start_ray
-from radnet_lake.frame import Frame
-from radnet_lake.harvest import HarvestConfig, harvest
-from radnet_lake.label import LabelConfig, label
-from radnet_lake.lake import connect, open_lake
-from radnet_lake.preprocess import PreprocessConfig, preprocess
-from radnet_lake.resample import Resampler
-from radnet_lake.volume import prepare_frames
+from radnet_lake.harvest.harvest import HarvestConfig, harvest
+from radnet_lake.label.label import LabelConfig, label
+from radnet_lake.lake.log import open_lake
+from radnet_lake.lake.views import connect
+from radnet_lake.ray_cluster import start_ray
+from radnet_lake.volume.frame import Frame
+from radnet_lake.volume.preprocess import PreprocessConfig, preprocess
+from radnet_lake.volume.resample import Resampler
+from radnet_lake.volume.volume import prepare_frames
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 SERIES = 6
@@ -140,7 +141,7 @@ def run_local(folder: Path, rounds: int, copies: int) -> Figures:
 
 def run_s3(folder: Path, rounds: int, copies: int) -> Figures:
     """The same archive in a bucket; the lake stays on disk."""
-    from conftest import S3Server
+    from s3_server import S3Server
 
     server = S3Server(folder / "seaweedfs")
     server.start()

@@ -20,9 +20,9 @@ import SimpleITK as sitk
 
 import radnet_lake
 from radnet_lake.errors import VolumeError
-from radnet_lake.frame import FRAME_COLUMNS, Array, Frame, Vector
-from radnet_lake.harvest import HarvestConfig, harvest
-from radnet_lake.volume import CT_LOWEST, Volume, order_frames, read_volume_of
+from radnet_lake.harvest.harvest import HarvestConfig, harvest
+from radnet_lake.volume.frame import FRAME_COLUMNS, Array, Frame, Vector
+from radnet_lake.volume.volume import CT_LOWEST, Volume, order_frames, read_volume_of
 
 PLACE_MM = 1e-2
 """Of the first and of the last voxel's centre."""

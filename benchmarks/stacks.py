@@ -16,14 +16,14 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import UID
 
-from radnet_lake.frame import FRAME_COLUMNS, Frame
-from radnet_lake.header import Header, read_header
-from radnet_lake.phantom import PhantomConfig, plan_patient, render_series
-from radnet_lake.phantom_header import build_header, describe_grid, find_padding, quantise_frame
-from radnet_lake.phantom_plan import Series
-from radnet_lake.rows import frame_rows
-from radnet_lake.shape import Grid
-from radnet_lake.store import read_range
+from radnet_lake.dicom.header import Header, read_header
+from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.phantom.headers import build_header, describe_grid, find_padding, quantise_frame
+from radnet_lake.phantom.phantom import PhantomConfig, plan_patient, render_series
+from radnet_lake.phantom.plan import Series
+from radnet_lake.phantom.shape import Grid
+from radnet_lake.storage.sources import read_range
+from radnet_lake.volume.frame import FRAME_COLUMNS, Frame
 
 Image = np.ndarray[Any, Any]
 SLAB = 40

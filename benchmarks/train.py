@@ -33,11 +33,11 @@ from feeding import copy_lake, make_base
 from torch import Tensor, nn
 from volumes import Figures, print_table, run_alone
 
-from radnet_lake.learner import Batch, Group, Learner, to_batch
-from radnet_lake.network import NetworkConfig, RadNet
-from radnet_lake.objective import Objective
-from radnet_lake.stream import StreamConfig, stream_volumes
-from radnet_lake.train_plan import TrainConfig
+from radnet_lake.network.losses import Objective
+from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.train.pretrain_plan import TrainConfig
+from radnet_lake.train.step import Batch, Group, Learner, to_batch
+from radnet_lake.volume.stream import StreamConfig, stream_volumes
 
 SHAPE = (48, 192, 192)
 BATCH = 2

@@ -40,10 +40,10 @@ from stacks import (
     write_series,
 )
 
-from radnet_lake.frame import Frame
-from radnet_lake.pixels import read_stored
-from radnet_lake.resample import Resampler, ResampleSettings
-from radnet_lake.volume import order_frames, prepare_frames
+from radnet_lake.volume.frame import Frame
+from radnet_lake.volume.pixels import read_stored
+from radnet_lake.volume.resample import Resampler, ResampleSettings
+from radnet_lake.volume.volume import order_frames, prepare_frames
 
 Figures = dict[str, dict[str, float]]
 SETTINGS = ResampleSettings()

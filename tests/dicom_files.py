@@ -2,18 +2,23 @@
 
 import io
 import struct
+from pathlib import Path
 from typing import Any
 
 import pydicom
+import pydicom.data
 from pydicom import uid as uids
 from pydicom.dataset import Dataset, FileMetaDataset
 
-from radnet_lake import scan, schema
-from radnet_lake.header import Header, Reject, read_header
-from radnet_lake.rows import Row, frame_rows
+from radnet_lake import schema
+from radnet_lake.dicom import scan
+from radnet_lake.dicom.header import Header, Reject, read_header
+from radnet_lake.dicom.instances import Row, frame_rows
 
 Data = bytes
 FIRST = 4096
+KEY = "0123456789abcdef" * 4
+"""The key to pseudonymise with that the workers of `ray_local` have."""
 
 
 def open_data(data: Data, first: int = FIRST, size: int | None = -1) -> Header | Reject:
@@ -99,3 +104,78 @@ def file_of(*elements: bytes, syntax: str = uids.ExplicitVRLittleEndian, end: by
 
 
 PIXELS = element(0x7FE00010, b"OW", bytes(32))
+
+
+def write_series(
+    folder: Path, series: int, instances: int = 10, patient: str = "P1", **attributes: Any
+) -> None:
+    """A CT series of small real-looking files: `folder/<series>/<n>.dcm`."""
+    source = pydicom.data.get_testdata_file("CT_small.dcm", read=True, download=False)
+    source.PatientID = patient
+    source.SpecificCharacterSet = "ISO_IR 192"
+    for keyword, value in attributes.items():
+        setattr(source, keyword, value)
+    source.SeriesInstanceUID = f"1.2.3.{series}"
+    source.StudyInstanceUID = f"1.2.{series // 4}"
+    target = folder / f"s{series:04d}"
+    target.mkdir(parents=True, exist_ok=True)
+    for n in range(instances):
+        source.SOPInstanceUID = f"1.2.3.{series}.{n}"
+        source.InstanceNumber = n + 1
+        source.ImagePositionPatient = [-158.0, -179.0, -75.0 + 5 * n]
+        source.save_as(target / f"{n:04d}.dcm")
+
+
+def make_header() -> dict[str, Any]:
+    return {
+        "00080005": {"vr": "CS", "Value": ["ISO_IR 100"]},
+        "00080020": {"vr": "DA", "Value": ["20210304"]},
+        "00080030": {"vr": "TM", "Value": ["100000"]},
+        "00080032": {"vr": "TM", "Value": ["101640.500000"]},
+        "00080033": {"vr": "TM", "Value": ["095959"]},
+        "0008002A": {"vr": "DT", "Value": ["20210305101640.500000+0100"]},
+        "00080050": {"vr": "SH", "Value": ["ZX-4417-B"]},
+        "00080060": {"vr": "CS", "Value": ["MR"]},
+        "00080080": {"vr": "LO", "Value": ["St. Elsewhere"]},
+        "00080081": {"vr": "ST", "Value": ["1 Quimby Road"]},
+        "00080090": {"vr": "LO", "Value": ["Grotowski"]},
+        "0008103E": {"vr": "LO", "Value": ["AX T2 Quimby"]},
+        "00081010": {"vr": "SH"},
+        "00100010": {"vr": "PN", "Value": [{"Alphabetic": "QUIMBY^ZARAH"}]},
+        "00100020": {"vr": "LO", "Value": ["A7733219"]},
+        "00100030": {"vr": "DA", "Value": ["19740101"]},
+        "00100040": {"vr": "CS", "Value": ["F"]},
+        "00101010": {"vr": "AS", "Value": ["047Y"]},
+        "00104000": {"vr": "LT", "Value": ["Quimby fell"]},
+        "00180081": {"vr": "DS", "Value": [90.5]},
+        "00180083": {"vr": "DS", "Value": ["Quimby"]},
+        "00181210": {"vr": "SH", "Value": ["B30f"]},
+        "00204000": {"vr": "LT", "Value": ["Quimby"]},
+        "00282000": {"vr": "OB", "InlineBinary": "UXVpbWJ5"},
+        "00400275": {"vr": "SQ", "Value": [{"00400007": {"vr": "LO", "Value": ["HEAD"]}}]},
+        "00081032": {
+            "vr": "SQ",
+            "Value": [
+                {
+                    "00080100": {"vr": "SH", "Value": ["T-D1100"]},
+                    "00080102": {"vr": "SH", "Value": ["SRT"]},
+                    "00080104": {"vr": "LO", "Value": ["MR Head Quimby"]},
+                    "00080106": {"vr": "DT", "Value": ["20020904"]},
+                    "00081070": {"vr": "PN", "Value": [{"Alphabetic": "Grotowski^Olaf"}]},
+                }
+            ],
+        },
+        "00190010": {"vr": "LO", "Value": ["SIEMENS MR HEADER"]},
+        "0019100C": {"vr": "IS", "Value": [1000]},
+        "0019100D": {"vr": "CS", "Value": ["NONE"]},
+        "00290010": {"vr": "LO", "Value": ["QUIMBY PRIVATE"]},
+        "00291010": {"vr": "OB", "InlineBinary": "UXVpbWJ5"},
+        "60003000": {"vr": "OW", "BulkDataURI": "file:///Quimby"},
+        "60000022": {"vr": "LO", "Value": ["HEAD"]},
+        "52009229": {
+            "vr": "SQ",
+            "Value": [
+                {"00289110": {"vr": "SQ", "Value": [{"00280030": {"vr": "DS", "Value": [1, 1]}}]}}
+            ],
+        },
+    }

@@ -11,12 +11,12 @@ import pytest
 from dicom_files import make_dataset, open_data, write
 from pydicom import uid as uids
 
+from radnet_lake.dicom.header import Header
+from radnet_lake.dicom.instances import frame_rows
 from radnet_lake.errors import VolumeError
-from radnet_lake.frame import FRAME_COLUMNS, Frame, Stored
-from radnet_lake.header import Header
-from radnet_lake.pixels import read_stored
-from radnet_lake.rows import frame_rows
 from radnet_lake.schema import VOLUME_REASONS
+from radnet_lake.volume.frame import FRAME_COLUMNS, Frame, Stored
+from radnet_lake.volume.pixels import read_stored
 
 ROWS, COLUMNS = 6, 10
 J2K, LOSSLESS, LS, RLE = (

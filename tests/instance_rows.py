@@ -2,14 +2,15 @@
 
 import datetime
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from radnet_lake import schema
-from radnet_lake.rollup import open_task, roll_up
+from radnet_lake.label.rollup import open_task, roll_up
+from radnet_lake.volume.frame import FRAME_COLUMNS, Frame
 
 Row = dict[str, Any]
 AXIAL = [1.0, 0, 0, 0, 1, 0]
@@ -109,3 +110,11 @@ def rounded(rows: list[Row], decimals: int) -> list[Row]:
         row | {"ImagePositionPatient": [round(x, decimals) for x in row["ImagePositionPatient"]]}
         for row in rows
     ]
+
+
+def to_frames(rows: Sequence[Row]) -> list[Frame]:
+    return [Frame(**{name: row.get(name) for name in FRAME_COLUMNS}) for row in rows]
+
+
+def placed(rows: Sequence[Row]) -> list[Frame]:
+    return to_frames([{"has_pixel_data": True, **row} for row in rows])

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from radnet_lake.case_folder import CaseFolder, CaseSettings, StoredCase
-from radnet_lake.checkpoint import describe_segmenter
-from radnet_lake.decoder import Segmenter
-from radnet_lake.network import NetworkConfig
-from radnet_lake.region import list_windows
-from radnet_lake.resample import ResampleSettings
-from radnet_lake.run_folder import RunFolder
+from radnet_lake.network.checkpoint import describe_segmenter
+from radnet_lake.network.resnet import NetworkConfig
+from radnet_lake.network.vnet import Segmenter
+from radnet_lake.train.run_folder import RunFolder
+from radnet_lake.transfer.case_folder import CaseFolder, CaseSettings, StoredCase
+from radnet_lake.transfer.windows import list_windows
+from radnet_lake.volume.resample import ResampleSettings
 
 SIZE = ResampleSettings(slices=8, rows=24, columns=24)
 CASES = CaseSettings("liver", SIZE, 5.0, 4, 0.9, "liver", "0" * 16, "pairs", 0)

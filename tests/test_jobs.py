@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import find_free_ports, write_series
+from dicom_files import write_series
+from s3_server import find_free_ports
 
 import radnet_lake
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from radnet_lake import manual, schema
-from radnet_lake.cli import main
-from radnet_lake.commands import COMMANDS
+from radnet_lake import schema
+from radnet_lake.cli.app import main
+from radnet_lake.cli.commands import COMMANDS
+from radnet_lake.label import docs_tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -95,8 +96,8 @@ def test_schema_page_is_what_the_schema_says() -> None:
 
 
 def test_tables_of_the_labels_page_are_those_of_the_rules() -> None:
-    page = manual.PAGE.read_text(encoding="utf-8")
-    assert page == manual.refresh(page)
+    page = docs_tables.PAGE.read_text(encoding="utf-8")
+    assert page == docs_tables.refresh(page)
 
 
 def test_every_reject_reason_is_a_snake_case_word_with_a_meaning() -> None:

@@ -1,0 +1,164 @@
+"""The command line: flags out of each command's settings, errors in a line."""
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import os
+import sys
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+from radnet_lake import __version__
+from radnet_lake.cli.commands import COMMANDS, GROUPS, Command
+from radnet_lake.errors import RadnetLakeError
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(__import__(f"radnet_lake.{module}", fromlist=[name]), name)
+
+
+NEEDED_TO_TRAIN = ("torch", "sklearn")
+"""Packages of the extra `train`; harvesting and labelling do without."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 1 failed work, 2 a wrong setting."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    words = [w for w in words if w != "--debug"]
+    try:
+        command, config_values = _parse(words)
+        config = _import(command.config)(**config_values)
+        command.run(config)
+        sys.stdout.flush()
+    except RadnetLakeError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except ModuleNotFoundError as error:
+        if debug or error.name not in NEEDED_TO_TRAIN:
+            raise
+        remedy = "pip install 'radnet_lake[train]'"
+        print(f"error: {error.name}: is not installed; {remedy}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here (train --resume)", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run_job(verb: str) -> None:
+    """What jobs/<verb>.py do: the same command with the same options, as a Ray job."""
+    sys.exit(main([verb, *sys.argv[1:]]))
+
+
+def _parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
+    parser = argparse.ArgumentParser(
+        prog="radnet-lake",
+        description="DICOM archives to labels by their headers.",
+        epilog="example: make a lake and ask it\n"
+        "  radnet-lake harvest FOLDER --lake lake --phi keep\n"
+        '  radnet-lake query --lake lake "from runs"',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"radnet_lake {__version__}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
+    groups = {
+        name: verbs.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+        for name, text in GROUPS.items()
+    }
+    acts = {
+        name: group.add_subparsers(dest="act", required=True, metavar="ACT")
+        for name, group in groups.items()
+    }
+    # Only the settings of the command that is asked for are imported.
+    plain = [word for word in words if not word.startswith("-")]
+    asked = next((name for name in (" ".join(plain[:2]), *plain[:1]) if name in COMMANDS), None)
+    parsers = {}
+    for name, command in COMMANDS.items():
+        group, _, act = name.rpartition(" ")
+        verb = (acts[group] if group else verbs).add_parser(
+            act,
+            help=command.summary,
+            description=command.summary[0].upper() + command.summary[1:] + ".",
+            epilog=f"example:\n  {command.example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_argument("--debug", action="store_true", help="show where an error comes from")
+        parsers[name] = verb
+        if name == asked:
+            _add_flags(verb, _import(command.config))
+    begins = asked.split() if asked else []
+    if not asked or words[: len(begins)] != begins:
+        parser.parse_args(words)  # tells what is wrong, or answers --help and --version
+        parser.error("options come after the command")
+    rest = words[len(begins) :]
+    # So that positional arguments may stand before flags and after.
+    values = vars(parsers[asked].parse_intermixed_args(rest))
+    config = _import(COMMANDS[asked].config)
+    if hasattr(config, "read_defaults"):
+        # Of an earlier run, or out of a file; flags overrule them.
+        parsers[asked].set_defaults(**config.read_defaults(values))
+        values = vars(parsers[asked].parse_intermixed_args(rest))
+    values.pop("debug", None)
+    return COMMANDS[asked], values
+
+
+def _add_flags(parser: argparse.ArgumentParser, config: type) -> None:
+    """One flag per field: its docstring is the help; metadata "positional" names an argument."""
+    texts = _read_field_texts(config)
+    for field in dataclasses.fields(config):
+        text = texts[field.name]
+        required = field.default is dataclasses.MISSING
+        if not required and field.default not in ("", None, False, True):
+            text += f" (default: {field.default})"
+        kind = type(field.default) if isinstance(field.default, int | float) else str
+        text = text.replace("%", "%%")
+        metavar = field.metadata.get("positional")
+        if metavar:
+            many = "tuple" in str(field.type)
+            several = ("+" if required else "*") if many else None if required else "?"
+            default = None if required else field.default
+            parser.add_argument(
+                field.name, metavar=metavar, nargs=several, default=default, help=text
+            )
+            continue
+        flag = "--" + field.name.replace("_", "-")
+        short = [field.metadata["short"]] if "short" in field.metadata else []
+        if field.default is False:
+            # Where defaults may come from elsewhere, a flag must be able to say no, too.
+            both = argparse.BooleanOptionalAction if hasattr(config, "read_defaults") else None
+            action: Any = both or "store_true"
+            parser.add_argument(*short, flag, action=action, default=False, help=text)
+        else:
+            parser.add_argument(
+                *short,
+                flag,
+                type=kind,
+                default=None if required else field.default,
+                required=required,
+                choices=field.metadata.get("choices"),
+                metavar=None if "choices" in field.metadata else field.name.upper(),
+                help=text,
+            )
+
+
+def _read_field_texts(config: type) -> dict[str, str]:
+    """The string that stands under each field of a dataclass."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    texts: dict[str, str] = {}
+    for field, text in zip(tree.body, tree.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+            value = text.value if isinstance(text, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                texts[field.target.id] = " ".join(value.value.split())
+    return texts

@@ -1,0 +1,146 @@
+"""The demo: a phantom archive, its lake, labels, volumes, a small network, and what to try next."""
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from radnet_lake.cli.progress import (
+    EvaluateWatch,
+    HarvestWatch,
+    PredictWatch,
+    PreprocessWatch,
+    TrainWatch,
+    print_evaluate,
+    print_harvest,
+    print_predict,
+    print_preprocess,
+    print_train,
+)
+from radnet_lake.evaluate.evaluate import EvaluateConfig, evaluate
+from radnet_lake.evaluate.predict import PredictConfig, predict
+from radnet_lake.harvest.harvest import HarvestConfig, harvest
+from radnet_lake.label.explain import ExplainConfig, explain
+from radnet_lake.label.funnel import print_label
+from radnet_lake.label.label import LabelConfig, label
+from radnet_lake.lake.query import QueryConfig, query
+from radnet_lake.lake.views import connect
+from radnet_lake.phantom.phantom import PhantomConfig, phantom
+from radnet_lake.train.train import TrainConfig, train
+from radnet_lake.volume.preprocess import PreprocessConfig, preprocess
+from radnet_lake.volume.show import ShowConfig, show
+
+QUERIES = (
+    "select run_id, status, objects_seen, instances, rejects, known, adds_up from runs",
+    "select Modality, object_kind, count(distinct SeriesInstanceUID) as series, count(*) as frames"
+    " from instances group by all order by all",
+    "select any_value(Modality) as Modality, any_value(SeriesDescription) as SeriesDescription,"
+    " count(*) as frames, any_value(RepetitionTime) as TR, any_value(EchoTime) as TE,"
+    " any_value(ContrastBolusAgent) as agent from instances where object_kind = 'image'"
+    " group by SeriesInstanceUID order by all limit 12",
+    "select reason, detail, count(*) as n from rejects group by all",
+)
+AUDIT = (
+    "select label, header_value, network_value, round(surprise, 2) as surprise, split"
+    " from audit limit 10"
+)
+
+
+WORTH_EXPLAINING = """
+    select SeriesInstanceUID
+    from series
+    where sequence = 'T2-FLAIR'
+    order by excluded_by is null, len(sequence_losers) desc nulls last, SeriesInstanceUID
+    limit 1
+"""
+"""A label with other rules against it, of a series that is excluded, where there is one."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the demo."""
+
+    out: str = "demo"
+    """folder to write into"""
+    patients: int = 16
+    """patients of the phantom archive; of fewer than 4 none may be left to test on"""
+    seed: int = 11
+    """of the phantom archive and the network"""
+
+
+def demo(config: DemoConfig) -> None:
+    """Make a phantom archive, harvest, label and preprocess it; train a small network on it.
+
+    Goes on where it stopped.
+    """
+    out = Path(config.out).absolute()
+    archive, lake = out / "archive", out / "lake"
+    if not archive.exists():
+        print(f"making a phantom archive of {config.patients} patients ...", flush=True)
+        phantom(PhantomConfig(out=str(archive), patients=config.patients, seed=config.seed))
+    # Nobody's data: there is nothing to pseudonymise.
+    settings = HarvestConfig(
+        sources=(str(archive),), lake=str(lake), phi="keep", collection="phantom"
+    )
+    with HarvestWatch() as watch:
+        print_harvest(harvest(settings, watch))
+    for sql in QUERIES:
+        print(f"\n$ radnet-lake query --lake {shlex.quote(str(lake))} {shlex.quote(sql)}")
+        query(QueryConfig(sql=sql, lake=str(lake)))
+    print(f"\n$ radnet-lake label --lake {shlex.quote(str(lake))}")
+    print_label(label(LabelConfig(lake=str(lake))))
+    with connect(str(lake)) as connection:
+        found = connection.execute(WORTH_EXPLAINING).fetchall()
+    for (uid,) in found:
+        print(f"\n$ radnet-lake explain {uid} --lake {shlex.quote(str(lake))}")
+        print(explain(ExplainConfig(series=uid, lake=str(lake))))
+    _look(str(lake), str(out / "volumes.png"))
+    _learn(str(lake), str(out / "run"), config.seed)
+    print(f"\nThe lake is {lake}; ask it more: radnet-lake shell --lake {shlex.quote(str(lake))}")
+
+
+def _look(lake: str, picture: str) -> None:
+    """Preprocess, and draw what is to be trained on."""
+    print(f"\n$ radnet-lake preprocess --lake {shlex.quote(lake)}")
+    _preprocess(PreprocessConfig(lake=lake))
+    kept = "excluded_by is null"
+    print(f'\n$ radnet-lake show --lake {shlex.quote(lake)} --where "{kept}" -o {picture}')
+    *_, last = show(ShowConfig(output=picture, lake=lake, where=kept))
+    print(last)
+
+
+def _learn(lake: str, run: str, seed: int) -> None:
+    """Train a small network on small volumes, test it, ask it."""
+    at, folder = f"--lake {shlex.quote(lake)}", shlex.quote(run)
+    slices, side = 16, 48
+    print(f"\n$ radnet-lake preprocess {at} --slices {slices} --rows {side} --columns {side}")
+    _preprocess(PreprocessConfig(lake=lake, slices=slices, rows=side, columns=side))
+    config = TrainConfig(
+        out=run,
+        lake=lake,
+        resume=Path(run, "config.json").exists(),
+        preprocessing=f"{slices}x{side}x{side}",
+        depth=10,
+        width=16,
+        learning_rate=0.002,
+        channels_last=True,
+        seed=seed,
+    )
+    flags = "--depth 10 --width 16 --learning-rate 0.002 --channels-last"
+    print(
+        f"\n$ radnet-lake train {at} --out {folder} --preprocessing {config.preprocessing} {flags}"
+    )
+    with TrainWatch() as watch:
+        print_train(train(config, watch))
+    print(f"\n$ radnet-lake evaluate {folder} --split test")
+    with EvaluateWatch() as watching:
+        print_evaluate(evaluate(EvaluateConfig(run=run), watching))
+    print(f"\n$ radnet-lake predict --run {folder} {at}")
+    with PredictWatch() as asking:
+        print_predict(predict(PredictConfig(run=run, lake=lake), asking))
+    print(f'\n$ radnet-lake query {at} "{AUDIT}"')
+    query(QueryConfig(sql=AUDIT, lake=lake))
+
+
+def _preprocess(config: PreprocessConfig) -> None:
+    with PreprocessWatch() as watch:
+        print_preprocess(preprocess(config, watch))

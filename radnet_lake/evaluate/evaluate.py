@@ -1,0 +1,265 @@
+"""Table 1 of a training run: what the network says of one split, against the frozen labels.
+
+Labels are those of the run's own series.parquet: a lake that was labelled anew since does not move
+the goal. Written into RUN/evaluation/<split>/: predictions.parquet, table1.md, table1.csv, and
+confusion, roc, reliability, spacing and losses as PNG. No patient is named in any of them.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from radnet_lake.errors import CheckpointError, SettingError
+from radnet_lake.evaluate.figures import draw_pictures
+from radnet_lake.evaluate.inference import stream_predictions
+from radnet_lake.evaluate.metrics import Outcome, find_known, measure
+from radnet_lake.evaluate.table1 import Facts, format_csv, format_markdown
+from radnet_lake.lake.freshness import warn_if_stale
+from radnet_lake.lake.log import open_lake
+from radnet_lake.lake.views import connect
+from radnet_lake.network.checkpoint import SEGMENTER, build_network
+from radnet_lake.network.heads import Head
+from radnet_lake.train.run_folder import RunFolder
+from radnet_lake.volume.resample import ResampleSettings
+from radnet_lake.volume.stream import StreamConfig, locate_series
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """Settings of one evaluation."""
+
+    run: str = field(metadata={"positional": "RUN"})
+    """folder or s3://bucket/prefix that `radnet-lake train` wrote"""
+    split: str = field(default="test", metadata={"choices": SPLITS})
+    """which of the run's series"""
+    checkpoint: str = field(default="best", metadata={"choices": ("best", "last")})
+    """best: of the lowest validation loss; last: of the last epoch"""
+    lake: str = ""
+    """the lake with the volumes, where it is not where the run found it"""
+    batch: int = 8
+    """volumes at a time"""
+    workers: int = 0
+    """actors that hold the network (default: one for each GPU, or one)"""
+    gpu: bool = False
+    """use GPUs"""
+    resamples: int = 1000
+    """bootstrap resamples for the intervals"""
+    seed: int = 0
+    """of the resamples"""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("workers", 0), ("resamples", 100), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise SettingError(f"must be at least {least}", f"--{name}", "give a larger number")
+        for name, known in (("split", SPLITS), ("checkpoint", ("best", "last"))):
+            value = getattr(self, name)
+            if value not in known:
+                raise SettingError(f"{value!r} is unknown", f"--{name}", f"use {', '.join(known)}")
+
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """What an evaluation found. folder: where its files are. table: Table 1, Markdown."""
+
+    folder: str
+    files: tuple[str, ...]
+    facts: Facts
+    table: str
+    seconds: float
+
+
+def evaluate(
+    config: EvaluateConfig, watch: Callable[[int, int], None] | None = None
+) -> EvaluateReport:
+    """Predict one split, compare with its labels, write the evaluation's files.
+
+    watch: called with volumes done and expected. Series without a volume are left out and counted.
+
+    Raises SettingError where there is no run, no checkpoint yet, no series in the split or no
+    volume of any; CheckpointError where the checkpoint is damaged or gives NaN; and as
+    inference.stream_predictions does.
+    """
+    started = time.monotonic()
+    run = RunFolder(config.run)
+    if run.read_run().get("kind") == SEGMENTER:
+        what, remedy = "is a segmenter's run", "use: radnet-lake liver evaluate"
+        raise SettingError(what, run.uri, remedy)
+    wanted = _choose_series(run, config.split)
+    state = run.read_checkpoint(config.checkpoint)
+    where = f"{run.uri}/checkpoints/{config.checkpoint}.pt"
+    # Here rather than in each worker only: what does not hold together is told before they start.
+    heads = build_network(state).labels
+    stream = _plan_stream(run, state, config, where)
+    people = _read_people(stream.lake, wanted["SeriesInstanceUID"])
+    predicted = _predict(config, state, stream, wanted, watch)
+    outcomes = [_make_outcome(head, predicted) for head in heads]
+    _check_finite(outcomes, where)
+    people = people.take(pc.index_in(*(t["SeriesInstanceUID"] for t in (predicted, people))))
+    numbers = measure(outcomes, people["patient"].to_numpy(), config.resamples, config.seed)
+    facts = Facts(
+        run=run.uri,
+        checkpoint=config.checkpoint,
+        epoch=_count_epochs(state),
+        lake=stream.lake,
+        split=config.split,
+        series=predicted.num_rows,
+        missing=wanted.num_rows - predicted.num_rows,
+        patients=pc.count_distinct(people["patient"]).as_py(),
+        unidentified=pc.sum(people["is_unidentified"].cast(pa.int64())).as_py(),
+        resamples=config.resamples,
+        seed=config.seed,
+        unknown={o.head.name: int((~find_known(o)).sum()) for o in outcomes},
+        collections=Counter(people["collection"].to_pylist()),
+        note=str(run.read_run().get("note") or ""),
+    )
+    table = format_markdown(numbers, facts)
+    mark = "PHANTOM DATA" if facts.is_phantom else ""
+    files = {
+        "predictions.parquet": _encode(predicted),
+        "table1.md": table.encode(),
+        "table1.csv": format_csv(numbers).encode(),
+        **draw_pictures(outcomes, numbers, run.read_metrics(), config.split, mark),
+    }
+    folder = f"evaluation/{config.split}"
+    for name, data in files.items():
+        run.folder.write(f"{folder}/{name}", data)
+    seconds = time.monotonic() - started
+    return EvaluateReport(f"{run.uri}/{folder}", tuple(files), facts, table, seconds)
+
+
+def _plan_stream(
+    run: RunFolder, state: dict[str, Any], config: EvaluateConfig, where: str
+) -> StreamConfig:
+    """The volumes as the run took them: out of its lake, by the checkpoint's preprocessing."""
+    settings = run.read_config()
+    return StreamConfig(
+        lake=config.lake or str(settings["lake"]),
+        split="",
+        source=str(settings.get("source") or "tensors"),
+        settings=_read_settings(state, where),
+        shuffle=False,
+    )
+
+
+def _choose_series(run: RunFolder, split: str) -> pa.Table:
+    series = run.read_series()
+    chosen = series.filter(pc.equal(series["split"], split)).drop(["split"])
+    if not chosen.num_rows:
+        there = Counter(series["split"].to_pylist())
+        told = ", ".join(f"{name} ({count})" for name, count in there.items()) or "no split"
+        remedy = f"use --split of what it has: {told}"
+        raise SettingError(f"the run has no series of split {split}", run.uri, remedy)
+    return chosen.sort_by("SeriesInstanceUID")
+
+
+def _read_settings(state: dict[str, Any], where: str) -> ResampleSettings:
+    try:
+        return ResampleSettings(**state["settings"])
+    except (KeyError, TypeError, SettingError) as error:
+        what = f"it does not say what volumes it wants ({type(error).__name__})"
+        raise CheckpointError(what, where, "use another checkpoint of the run") from None
+
+
+def _predict(
+    config: EvaluateConfig,
+    state: dict[str, Any],
+    stream: StreamConfig,
+    wanted: pa.Table,
+    watch: Callable[[int, int], None] | None,
+) -> pa.Table:
+    """The wanted series that have a volume: UID, labels, and what the network says."""
+    index = locate_series(stream, wanted)
+    expected = wanted.num_rows - index.left_out
+    said: list[pa.Table] = []
+    for table in stream_predictions(
+        state, stream, index, batch=config.batch, workers=config.workers, gpu=config.gpu
+    ):
+        said.append(table.drop(["features"]))
+        if watch:
+            watch(sum(t.num_rows for t in said), expected)
+    if not said:
+        remedy = 'look at it: radnet-lake query "from volumes"'
+        raise SettingError(f"none of {expected} series gave a volume", stream.lake, remedy)
+    predicted = pa.concat_tables(said).sort_by("SeriesInstanceUID")
+    uids = predicted["SeriesInstanceUID"].combine_chunks()
+    labels = wanted.take(pc.index_in(uids, wanted["SeriesInstanceUID"].combine_chunks()))
+    for name in predicted.column_names[1:]:
+        labels = labels.append_column(name, predicted[name])
+    return labels.combine_chunks()
+
+
+def _make_outcome(head: Head, table: pa.Table) -> Outcome:
+    if head.kind == "scalar":
+        # A null becomes NaN.
+        truth, said = (table[name].to_numpy() for name in (head.name, f"{head.name}_mm"))
+        return Outcome(head, truth.astype(np.float64), said.astype(np.float64))
+    truth = _to_matrix(table[head.name]) if head.kind == "multi" else table[head.name].to_numpy()
+    said = _to_matrix(table[f"{head.name}_probabilities"]).astype(np.float64)
+    return Outcome(head, truth, said)
+
+
+def _to_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy()
+    return flat.reshape(len(column), -1)
+
+
+def _check_finite(outcomes: Sequence[Outcome], where: str) -> None:
+    rows = np.stack([np.isfinite(o.said).reshape(len(o.said), -1).all(axis=1) for o in outcomes])
+    bad = int((~rows.all(axis=0)).sum())
+    if bad:
+        what = f"the network gives no number for {bad} of {rows.shape[1]} series"
+        remedy = "evaluate the other checkpoint, or train with a lower learning rate"
+        raise CheckpointError(what, where, remedy)
+
+
+def _read_people(lake: str, series: pa.ChunkedArray) -> pa.Table:
+    """SeriesInstanceUID; patient, a number; is_unidentified; collection.
+
+    Who the patients are stays in the lake.
+    """
+    warn_if_stale(open_lake(lake))
+    with connect(lake) as connection:
+        connection.register("evaluated", pa.table({"SeriesInstanceUID": series}))
+        people: pa.Table = connection.sql(_PEOPLE).to_arrow_table()
+    return people
+
+
+_PEOPLE = """
+with known as (
+    select
+        e.SeriesInstanceUID,
+        nullif(trim(s.PatientID), '') as patient,
+        coalesce(s.StudyInstanceUID, e.SeriesInstanceUID) as study,
+        coalesce(s.collection, '') as collection,
+    from evaluated as e
+    left join series as s on e.SeriesInstanceUID = s.SeriesInstanceUID
+)
+
+select
+    SeriesInstanceUID,
+    dense_rank() over (order by coalesce(patient, study)) as patient,
+    patient is null as is_unidentified,
+    collection,
+from known
+"""
+
+
+def _count_epochs(state: dict[str, Any]) -> int | None:
+    epoch = (state.get("progress") or {}).get("epoch")
+    return epoch if isinstance(epoch, int) else None
+
+
+def _encode(table: pa.Table) -> pa.Buffer:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()

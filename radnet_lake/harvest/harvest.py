@@ -1,0 +1,400 @@
+"""Crawl: list, read headers, append to the lake, on Ray. Seen = instances + rejects + known.
+
+Listing tasks stream chunks of file names; each chunk is read by one task, which writes its own
+Parquet parts and returns their names; the driver commits names every few seconds. So the driver
+holds neither paths nor rows, and a killed run leaves what it committed.
+"""
+
+import json
+import re
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from pathlib import PurePath
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from radnet_lake import __version__, errors
+from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
+from radnet_lake.harvest.file_index import LISTED, Ledger, write_vanished
+from radnet_lake.harvest.worker import Job, Result, extract_chunk
+from radnet_lake.lake.compact import compact_small
+from radnet_lake.lake.log import Lake, Part, create_lake, decode_part, locate_lake, utc_now
+from radnet_lake.lake.views import connect
+from radnet_lake.privacy.deidentifier import Deidentifier, load_key
+from radnet_lake.ray_cluster import start_ray
+from radnet_lake.storage.sources import Entry, Unit, absolute_uri, list_unit, list_units
+
+LIST_CPUS, READ_CPUS = 0.02, 0.9
+"""Logical CPUs. Two readers a CPU: one waits for the store, or for Ray between two tasks, while the
+other works. A lister that waits must not hold back readers; unequal, the two are not fused.
+"""
+CPUS_PER_LISTER = 4
+"""One lister finds names faster than eight readers read them."""
+UNITS_PER_LISTER = 16
+"""Parts that a source is divided into, so that listers end at about the same time."""
+FIRST_CHUNK = 500
+"""Files of the first task; each next has twice as many, so that all readers start soon."""
+SUMS = (
+    "files_listed", "archives", "objects_seen", "instances", "rejects", "known",
+    "rows", "superseded", "vanished", "bytes_listed",
+)  # fmt: skip
+
+Watch = Callable[[dict[str, int], int | None], None]
+"""Called with the sums so far, and with the number of files where an earlier run tells it."""
+
+
+@dataclass(frozen=True)
+class HarvestConfig:
+    """Settings of one harvest."""
+
+    sources: tuple[str, ...] = field(metadata={"positional": "SOURCE"})
+    """folders, files or s3://bucket/prefix, in any combination"""
+    lake: str = ""
+    """the lake's folder or s3://bucket/prefix; made if it is not there (default: RADNET_LAKE)"""
+    collection: str = ""
+    """name of the collection that these files belong to (default: "default")"""
+    collection_from: str = ""
+    """regular expression on each file's URI; its first group is the collection"""
+    phi: str = field(default="pseudonymise", metadata={"choices": ("pseudonymise", "keep")})
+    """pseudonymise: keyed hashes, shifted dates, cleaned text; keep: store headers as they are"""
+    prune: bool = False
+    """mark rows whose file is no longer in SOURCE"""
+    chunk_files: int = 5000
+    """most files per task; this many take about a second on local disk"""
+    commit_seconds: float = 15.0
+    """time between commits: what a killed run loses at most"""
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            raise SettingError(
+                "no source is named", "SOURCE", "give a folder or s3://bucket/prefix"
+            )
+        if self.phi not in ("pseudonymise", "keep"):
+            raise SettingError(f"{self.phi!r} is unknown", "--phi", "use pseudonymise or keep")
+        if self.collection and self.collection_from:
+            remedy = "give one of the two"
+            raise SettingError("excludes --collection-from", "--collection", remedy)
+        if self.chunk_files < 1:
+            raise SettingError("must be at least 1", "--chunk-files", "the default is 5000")
+        try:
+            groups = re.compile(self.collection_from).groups
+        except re.error as error:
+            raise SettingError(f"not a regular expression: {error}", "--collection-from") from None
+        if self.collection_from and not groups:
+            remedy = "put the collection's name in parentheses"
+            raise SettingError("has no group", "--collection-from", remedy)
+
+
+@dataclass(frozen=True)
+class HarvestReport:
+    """What a harvest did: its sums, and what its second pass for new words read again."""
+
+    lake: str
+    run_id: str
+    sums: dict[str, int]
+    reject_reasons: dict[str, int]
+    words_allowed: int
+    files_read_again: int
+    seconds: float
+
+
+def harvest(config: HarvestConfig, watch: Watch | None = None) -> HarvestReport:
+    """Harvest all sources into the lake; returns the sums.
+
+    Raises SettingError for a wrong setting, StoreError where a store stops to answer (what was
+    committed stays; the same command goes on from there), LakeError for a folder that is no lake.
+    """
+    started = time.monotonic()
+    named = sorted({absolute_uri(s) for s in config.sources})
+    # What lies in another source is listed there already; twice would be rows twice.
+    sources = tuple(s for s in named if not any(s.startswith(f"{other}/") for other in named))
+    deidentifier = Deidentifier(load_key(), frozenset()) if config.phi != "keep" else None
+    _keep_apart(sources, absolute_uri(locate_lake(config.lake)))
+    units = [unit for source in sources for unit in list_units(source, 1)]
+    lake = create_lake(
+        locate_lake(config.lake), config.phi, deidentifier.key_id if deidentifier else ""
+    )
+    start_ray()
+    listers = _count_listers()
+    if listers > 1:
+        at_least = UNITS_PER_LISTER * listers
+        units = [unit for source in sources for unit in list_units(source, at_least)]
+    run = _Run(config, sources, lake, deidentifier)
+    run.crawl(units, watch)
+    again = 0
+    words = run.allow_words()
+    if words:
+        # Words that enough patients share were withheld until now: read their files once more.
+        second = _Run(replace(config, prune=False), sources, lake, deidentifier)
+        second.crawl(units, None)
+        again = second.record["objects_seen"] - second.record["known"]
+    if config.prune:
+        run.prune()
+    run.finish()
+    compact_small(lake)
+    reasons = _count_reasons(lake.uri, run.record["run_id"]) if run.record["rejects"] else {}
+    return HarvestReport(
+        lake=lake.uri,
+        run_id=run.record["run_id"],
+        sums={name: run.record[name] for name in SUMS},
+        reject_reasons=reasons,
+        words_allowed=words,
+        files_read_again=again,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _keep_apart(sources: tuple[str, ...], lake: str) -> None:
+    """A crawl must not find the lake's own files, nor write between the source's."""
+    for source in sources:
+        inner, outer = f"{lake}/", f"{source}/"
+        if inner.startswith(outer) or outer.startswith(inner):
+            remedy = "choose a lake outside of the source"
+            raise SettingError("source and lake lie one in the other", lake, remedy)
+
+
+class _Run:
+    """One crawl: its record in the log, and the parts that no commit names yet."""
+
+    def __init__(
+        self,
+        config: HarvestConfig,
+        sources: tuple[str, ...],
+        lake: Lake,
+        deidentifier: Deidentifier | None,
+    ) -> None:
+        self.config, self.sources, self.lake = config, sources, lake
+        self.deidentifier = deidentifier
+        stamp = utc_now()
+        seal = deidentifier.seal_uri if deidentifier else str
+        self.record: dict[str, Any] = {
+            "run_id": f"{stamp:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
+            "status": "running",
+            "started_at": stamp.isoformat(),
+            "updated_at": stamp.isoformat(),
+            "sources": [seal(s) for s in sources],
+            "collection": config.collection or config.collection_from or None,
+            "phi": config.phi,
+            "version": __version__,
+            **dict.fromkeys(SUMS, 0),
+        }
+        self.waiting: list[Part] = []
+
+    def crawl(self, units: list[Unit], watch: Watch | None) -> None:
+        """List and read everything, committing as it goes."""
+        expected = _files_last_time(self.lake, self.record["sources"])
+        lake = self.lake
+        snapshot = lake.refresh()
+        ledger = Ledger(
+            lake.uri,
+            tuple(snapshot.of("files")),
+            tuple(snapshot.of("removals")),
+            frozenset(snapshot.words),
+        )
+        config = self.config
+        job = Job(
+            lake.uri,
+            self.record["run_id"],
+            config.collection,
+            config.collection_from,
+            config.phi,
+            config.prune,
+            ledger,
+        )
+        self.commit()
+        committed = time.monotonic()
+        try:
+            for result in _results(units, job, config.chunk_files):
+                self.waiting += result.parts
+                for name, n in result.counts.items():
+                    self.record[name] += n
+                if watch:
+                    watch(self.record, expected)
+                if time.monotonic() - committed > self.config.commit_seconds:
+                    self.commit()
+                    committed = time.monotonic()
+        except BaseException:
+            # What is read is kept, whatever ends the run; only SIGKILL loses the last seconds.
+            self.record["status"] = "broken off"
+            with suppress(StoreError):
+                self.commit()
+            raise
+        self.record["status"] = "finished"
+        self.commit()
+
+    def commit(self) -> None:
+        """Name the waiting parts in the log, with the sums that belong to them."""
+        self.record["updated_at"] = utc_now().isoformat()
+        listed = [p for p in self.waiting if p.table != "listed"]
+        self.lake.commit(add=listed, run=dict(self.record))
+        self.waiting = [p for p in self.waiting if p.table == "listed"]
+
+    def allow_words(self) -> int:
+        """Let words through that enough patients share; returns how many are new."""
+        if self.deidentifier is None:
+            return 0
+        with connect(self.lake.uri) as connection:
+            counts = connection.execute(
+                "select word, count(distinct patient) from"
+                " (select patient, unnest(withheld) as word from files) group by all"
+            ).fetchall()
+        words = set(self.deidentifier.promote(counts)) - self.lake.refresh().words
+        if words:
+            self.lake.commit(words=sorted(words))
+        return len(words)
+
+    def prune(self) -> None:
+        """Mark the rows of files that the sources no longer hold."""
+        unseal = self.deidentifier.open_uri if self.deidentifier else str
+        if not self.record["files_listed"]:
+            what, remedy = "no file is there: a disk that is not mounted?", "run without --prune"
+            raise SettingError(what, ", ".join(self.config.sources), remedy)
+        part = write_vanished(self.lake, self.record, self.sources, self.waiting, unseal)
+        if part:
+            self.waiting.append(part)
+            self.record["vanished"] = part.rows
+        self.lake.folder.delete([p.name for p in self.waiting if p.table == "listed"])
+
+    def finish(self) -> None:
+        """The last commit of the run."""
+        self.waiting = [p for p in self.waiting if p.table != "listed"]
+        self.commit()
+
+
+class _Listing(Datasource):  # type: ignore[misc]
+    """Ray Data source: chunks of file names, one chunk a row, streamed by a few tasks."""
+
+    def __init__(self, units: list[Unit], chunk_files: int, tasks: int) -> None:
+        super().__init__()
+        # Neighbours stay together, so that a chunk's URIs lie close and few ledger parts are asked.
+        bounds = [len(units) * i // tasks for i in range(tasks + 1)]
+        self._groups = [units[a:b] for a, b in pairwise(bounds) if a < b]
+        self._chunk_files = chunk_files
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [
+            ReadTask(partial(_list_chunks, group, self._chunk_files), unknown)
+            for group in self._groups
+        ]
+
+
+def _list_chunks(units: list[Unit], chunk_files: int) -> Iterator[pa.Table]:
+    chunk: list[Entry] = []
+    size = min(FIRST_CHUNK, chunk_files)
+    for unit in units:
+        for entry in list_unit(unit):
+            chunk.append(entry)
+            if len(chunk) >= size:
+                yield _encode_chunk(chunk)
+                chunk, size = [], min(2 * size, chunk_files)
+    if chunk:
+        yield _encode_chunk(chunk)
+
+
+def _encode_chunk(chunk: list[Entry]) -> pa.Table:
+    columns = dict(zip(Entry._fields, zip(*chunk, strict=True), strict=True))
+    arrays = [pa.array([columns[f.name]], pa.list_(f.type)) for f in LISTED]
+    return pa.table(arrays, names=LISTED.names)
+
+
+def _extract_batch(batch: pa.Table, job: Job) -> pa.Table:
+    results: list[tuple[Any, ...]] = []
+    for n in range(batch.num_rows):
+        listed = pa.table({name: batch[name][n].values for name in Entry._fields}, LISTED)
+        try:
+            results.append((*extract_chunk(job, listed), None))
+        except RadnetLakeError as error:
+            # Ray Data would wrap it, and lose it on the way.
+            results.append(([], {}, (type(error).__name__, *error.args)))
+        except Exception as error:  # its text may quote a header: only kind and place go on
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"a reader failed: {type(error).__name__}"
+            where = f"{PurePath(place.filename).name}:{place.lineno}"
+            remedy = "report it; what was committed stays"
+            results.append(([], {}, ("StoreError", what, where, remedy)))
+    return pa.table(
+        {
+            "result": [json.dumps(r) for r in results],
+        }
+    )
+
+
+def _count_listers() -> int:
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    return max(1, -(-cpus // CPUS_PER_LISTER))
+
+
+def _results(units: list[Unit], job: Job, chunk_files: int) -> Iterator[Result]:
+    """Run the pipeline; results come as chunks finish, in any order."""
+    tasks = min(len(units), _count_listers())
+    context = DataContext.get_current()
+    before = context.target_max_block_size
+    # A chunk is a row and must stay a block of its own: blocks are what tasks are made of.
+    context.target_max_block_size = 1
+    try:
+        dataset = ray.data.read_datasource(
+            _Listing(units, chunk_files, tasks), override_num_blocks=tasks, num_cpus=LIST_CPUS
+        ).map_batches(
+            _extract_batch,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"job": job},
+            num_cpus=READ_CPUS,
+        )
+        for batch in dataset.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            for row in batch.to_pylist():
+                parts, counts, error = json.loads(row["result"])
+                if error:
+                    raise getattr(errors, error[0], RadnetLakeError)(*error[1:])
+                yield Result([decode_part(p) for p in parts], counts)
+    except ray.exceptions.RayError as error:
+        raise _own_error(error) or error from None
+    finally:
+        context.target_max_block_size = before
+
+
+def _own_error(error: BaseException | None) -> RadnetLakeError | None:
+    """The error that our code raised in a worker, out of Ray's wrapping."""
+    while error is not None:
+        # Ray's wrapper is of our class as well, with a whole traceback for its text.
+        if isinstance(error, RadnetLakeError) and not isinstance(error, ray.exceptions.RayError):
+            return error
+        error = getattr(error, "cause", None) or error.__cause__
+    return None
+
+
+def _files_last_time(lake: Lake, sources: list[str]) -> int | None:
+    runs = [
+        r
+        for r in lake.snapshot.runs.values()
+        if r["sources"] == sources and r["status"] == "finished"
+    ]
+    return max(runs, key=lambda r: r["started_at"])["files_listed"] if runs else None
+
+
+def _count_reasons(uri: str, run_id: str) -> dict[str, int]:
+    with connect(uri) as connection:
+        rows = connection.execute(
+            "select reason, count(*) from rejects where run_id = ? group by all order by 2 desc, 1",
+            [run_id],
+        ).fetchall()
+    return dict(rows)

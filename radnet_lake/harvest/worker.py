@@ -1,0 +1,396 @@
+"""A chunk of listed files -> rows in new Parquet parts, and the sums. What one worker does; no Ray.
+
+Every file ends as an instance row, a reject row with its reason, or already known.
+"""
+
+import datetime
+import gc
+import json
+import re
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from radnet_lake import schema
+from radnet_lake.dicom import header as headers
+from radnet_lake.dicom.header import Header, Read, Reject, read_header
+from radnet_lake.dicom.header_json import make_json
+from radnet_lake.dicom.instances import Row, frame_rows, read_identifiers
+from radnet_lake.errors import StoreError
+from radnet_lake.harvest.file_index import Ledger, find_known
+from radnet_lake.lake.log import Lake, Part, open_lake, partition_name, utc_now
+from radnet_lake.privacy.deidentifier import Deidentifier, load_key
+from radnet_lake.privacy.free_text import load_vocabulary
+from radnet_lake.storage.archive import ArchiveTrouble, archive_kind, list_members
+from radnet_lake.storage.sources import (
+    Entry,
+    ReadTrouble,
+    open_file,
+    read_heads,
+    read_range,
+    read_trouble,
+)
+
+FLUSH_ROWS = 50_000
+"""Rows that a worker holds before it writes them: one multi-frame object can have 100,000."""
+FIRST_READ_LOCAL, FIRST_READ_S3, FIRST_READ_MOST = 8 << 10, 32 << 10, 256 << 10
+"""Bytes of the first read: at least these, at most the last; between, what the last header took."""
+MANY_REFUSED = 20
+"""So many objects of a chunk, and all refused, are a missing permission, not odd objects."""
+DEFAULT_COLLECTION = "default"
+
+
+class Job(NamedTuple):
+    """What every worker of a run must know. `phi` is keep or pseudonymise."""
+
+    lake: str
+    run_id: str
+    collection: str
+    collection_from: str
+    phi: str
+    prune: bool
+    ledger: Ledger
+
+
+class Result(NamedTuple):
+    """What came of a chunk: the parts it wrote and its sums; both go to the driver."""
+
+    parts: list[Part]
+    counts: dict[str, int]
+
+
+@lru_cache(maxsize=2)
+def _open_writer(uri: str) -> Lake:
+    return open_lake(uri)
+
+
+@lru_cache(maxsize=2)
+def _open_deidentifier(approved: frozenset[str]) -> Deidentifier:
+    """Words that were let through are sealed in the lake: only a holder of the key reads them."""
+    plain = Deidentifier(load_key(), frozenset())
+    words = {plain.open_sealed(word) for word in approved}
+    return Deidentifier(load_key(), load_vocabulary() | words)
+
+
+def extract_chunk(job: Job, listed: pa.Table) -> Result:
+    """Read the headers of these files and write their rows as new parts of the lake.
+
+    listed: the columns of store.Entry.
+
+    Raises StoreError where a store stops to answer: the chunk's files are then read again by the
+    next run, for no commit names its parts.
+    """
+    # Thousands of rows live until they are written: the collector would walk them again and again.
+    gc.disable()
+    try:
+        return _Chunk(job).run(listed)
+    finally:
+        gc.enable()
+
+
+class _Chunk:
+    """Rows of one chunk until they are written."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.lake = _open_writer(job.lake)
+        self.stamp = utc_now()
+        self.counts: dict[str, int] = defaultdict(int)
+        self.parts: list[Part] = []
+        self.rows: dict[str, list[Row]] = defaultdict(list)
+        self.held = 0
+        self.seen_series: set[tuple[str, str]] = set()
+        self.collection = ""
+        self.archive_uri: str | None = None
+        self.last_header = 0
+        self.deidentifier = (
+            _open_deidentifier(job.ledger.approved) if job.phi == "pseudonymise" else None
+        )
+
+    def run(self, listed: pa.Table) -> Result:
+        """Split known from new, read the new, write all."""
+        changes = (self.seal, self.unseal, self.shift) if self.deidentifier else (None, None, None)
+        known = find_known(self.job.ledger, listed, *changes)
+        self.counts["files_listed"] += listed.num_rows
+        self.counts["bytes_listed"] += pc.sum(listed["size_bytes"]).as_py() or 0
+        self.counts["known"] += known.objects
+        self.counts["objects_seen"] += known.objects
+        self.counts["archives"] += known.archives
+        self.counts["superseded"] += len(known.removed)
+        for uri, stamp in known.removed:
+            self.add("removals", uri, {"removed_harvested_at": stamp, "reason": "changed"})
+        readable = []
+        for entry in known.pending:
+            if entry.trouble:
+                self.read_entry(entry, Reject(entry.trouble, "seen when listing"))
+            else:
+                readable.append(entry)
+        refused = 0
+        for entry, head in read_heads(readable, self.next_read):
+            refused += isinstance(head, ReadTrouble) and head.reason == "unreadable"
+            self.read_entry(entry, head)
+        if refused == len(readable) >= MANY_REFUSED and readable[0].uri.startswith("s3://"):
+            remedy = "allow s3:GetObject, then run again"
+            bucket = readable[0].uri.split("/")[2]
+            raise StoreError("objects are listed, but none may be read", f"s3://{bucket}", remedy)
+        self.flush()
+        if self.job.prune:
+            self.parts.append(self.note_listed(listed["uri"].to_pylist()))
+        return Result(self.parts, dict(self.counts))
+
+    def note_listed(self, uris: list[str]) -> Part:
+        """A file with the URIs of this chunk, from which the driver finds what has vanished."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"uri": [self.seal(uri) for uri in uris]}), sink)
+        stamp = time.time_ns() // 1000
+        name = f"_lake/listed/{self.job.run_id}-{stamp:014x}-{uuid.uuid4().hex[:8]}.parquet"
+        self.lake.folder.write(name, sink.getvalue().to_pybytes())
+        return Part("listed", name, len(uris), 0)
+
+    def seal(self, uri: str) -> str:
+        return self.deidentifier.seal_uri(uri) if self.deidentifier else uri
+
+    def unseal(self, uri: str) -> str:
+        return self.deidentifier.open_uri(uri) if self.deidentifier else uri
+
+    def shift(self, microseconds: int) -> int:
+        """A file is often as old as the scan: its time of change is no more open than the date."""
+        return self.deidentifier.shift_modified(microseconds) if self.deidentifier else microseconds
+
+    def file_facts(self, size: int, modified: int | None, etag: str | None) -> Row:
+        """Size, time of change and content tag of a file or member, as the lake has them."""
+        when = None if modified is None else _to_datetime(self.shift(modified))
+        known_size = size if 0 <= size < 1 << 63 else None
+        return {"size_bytes": known_size, "modified": when, "etag": etag}
+
+    def next_read(self) -> int:
+        """The next file's header is most likely as long as the last one's."""
+        floor = FIRST_READ_S3 if self.first_is_remote else FIRST_READ_LOCAL
+        step = headers.READ_STEP
+        return min(max(floor, (self.last_header // step + 1) * step), FIRST_READ_MOST)
+
+    first_is_remote = False
+
+    def add(self, table: str, uri: str, row: Row) -> None:
+        """Keep a row, with where it comes from, until the next flush."""
+        row["uri"], row["harvested_at"] = uri, self.stamp
+        row["run_id"], row["collection"] = self.job.run_id, self.collection
+        row["archive_uri"] = self.archive_uri
+        self.rows[table].append(row)
+        self.held += 1
+
+    def name_collection(self, uri: str) -> str:
+        if self.job.collection_from:
+            match = re.search(self.job.collection_from, uri)
+            return (match[1] if match else None) or DEFAULT_COLLECTION
+        return self.job.collection or DEFAULT_COLLECTION
+
+    def read_entry(self, entry: Entry, head: bytes | ReadTrouble | Reject) -> None:
+        """One listed file: an object, or an archive of objects."""
+        self.collection = self.name_collection(entry.uri)
+        self.first_is_remote = entry.uri.startswith("s3://")
+        listed = self.file_facts(entry.size_bytes, entry.modified, entry.etag)
+        facts = listed | {"etag": None} if self.deidentifier else listed
+        before = (self.counts["instances"], self.counts["rejects"])
+        file: Row = {**listed, "is_archive": False, "is_final": True, "withheld": []}
+        if not isinstance(head, bytes):
+            self.reject(self.seal(entry.uri), facts, head.reason, head.detail)
+            file["is_final"] = head.reason not in ("vanished", "unreadable")
+        else:
+            kind = archive_kind(head)
+            if kind is None or kind == "unsupported":
+                self.read_object(entry.uri, facts, partial(read_range, entry.uri), head, file)
+            else:
+                self.read_archive(entry, kind, facts, file)
+        self.archive_uri = None
+        file["n_instances"] = self.counts["instances"] - before[0]
+        file["n_rejects"] = self.counts["rejects"] - before[1]
+        file["n_objects"] = file["n_instances"] + file["n_rejects"]
+        self.counts["objects_seen"] += file["n_objects"]
+        self.counts["archives"] += file["is_archive"]
+        file["withheld"] = sorted(set(file["withheld"])) or None
+        self.add("files", self.seal(entry.uri), file | {"plain_uri": entry.uri})
+        if self.held >= FLUSH_ROWS:
+            self.flush()
+
+    def read_archive(self, entry: Entry, kind: str, facts: Row, file: Row) -> None:
+        """Each member is an object of its own; the archive itself only if it has a trouble."""
+        file["is_archive"] = True
+        self.archive_uri = self.seal(entry.uri)
+        name = PurePosixPath(entry.uri).name
+        try:
+            with open_file(entry.uri) as stream:
+                for member in list_members(stream, kind, entry.size_bytes, name):
+                    uri = f"{entry.uri}!/{member.path}" if member.path else entry.uri
+                    stamp = member.modified if member.path else entry.modified
+                    size = member.size_bytes if member.path else entry.size_bytes
+                    own = self.file_facts(size, stamp, facts["etag"])
+                    if member.trouble:
+                        self.reject(self.seal(uri), own, *member.trouble)
+                        continue
+                    self.read_member(uri, own, member.read, file)
+                    if self.held >= FLUSH_ROWS:
+                        self.flush()
+        except OSError as error:
+            trouble = read_trouble(error)
+            self.reject(self.seal(entry.uri), facts, trouble.reason, trouble.detail)
+            file["is_final"] = False
+
+    def read_member(
+        self, uri: str, facts: Row, read_next: Callable[[int], bytes], file: Row
+    ) -> None:
+        """A member's bytes come in order, never twice; what is stepped over is read as well."""
+        done = 0
+
+        def read(offset: int, length: int) -> bytes:
+            nonlocal done
+            while done < offset:
+                passed = read_next(min(offset - done, 1 << 20))
+                if not passed:
+                    return b""
+                done += len(passed)
+            data = read_next(length)
+            done += len(data)
+            return data
+
+        try:
+            head = read(0, FIRST_READ_LOCAL)
+            self.read_object(uri, facts, read, head, file)
+        except ArchiveTrouble as trouble:
+            self.reject(self.seal(uri), facts, trouble.reason, trouble.detail)
+
+    def read_object(self, uri: str, facts: Row, read: Read, head: bytes, file: Row) -> None:
+        """One DICOM object, or what turns out to be none."""
+        stored = self.seal(uri)
+        if archive_kind(head) == "unsupported":
+            self.reject(stored, facts, "archive_unsupported", "by its first bytes")
+            return
+        try:
+            header = read_header(read, facts["size_bytes"], head)
+            rows = header if isinstance(header, Reject) else frame_rows(header)
+        except OSError as error:
+            trouble = read_trouble(error)
+            self.reject(stored, facts, trouble.reason, trouble.detail)
+            file["is_final"] = False
+            return
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            # No file may end a run over millions: what no test foresaw is a reject, with its kind.
+            self.reject(stored, facts, "header_unparseable", type(error).__name__)
+            return
+        if isinstance(rows, Reject) or isinstance(header, Reject):
+            reject = rows if isinstance(rows, Reject) else header
+            self.reject(stored, facts, reject.reason, reject.detail)  # type: ignore[union-attr]
+            return
+        self.last_header = header.header_bytes
+        try:
+            self.add_instance(stored, facts, header, rows, file)
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            # As above: nothing of it was added to `instances`, for rows are cleaned first.
+            self.reject(stored, facts, "header_unparseable", type(error).__name__)
+
+    def add_instance(
+        self, stored: str, facts: Row, header: Header, rows: list[Row], file: Row
+    ) -> None:
+        """Rows without identity, and the whole header if the series has none in this chunk."""
+        first = rows[0]
+        series = (first.get("StudyInstanceUID") or "", first.get("SeriesInstanceUID") or "")
+        identifiers = read_identifiers(header) if self.deidentifier else []
+        if first["object_kind"] != "dicomdir" and (not series[1] or series not in self.seen_series):
+            self.seen_series.add(series)
+            self.add_header(stored, header, first, identifiers)
+            if self.deidentifier:
+                file["withheld"] += self.deidentifier.mark_names(identifiers)
+        if self.deidentifier:
+            for row in rows:
+                file["withheld"] += self.deidentifier.clean_row(row, identifiers)
+            file["patient"] = rows[0].get("PatientID")
+        for row in rows:
+            self.add("instances", stored, row | facts)
+        self.counts["instances"] += 1
+        self.counts["rows"] += len(rows)
+
+    def add_header(
+        self, stored: str, header: Header, first: Row, identifiers: Sequence[str]
+    ) -> None:
+        """One row of series_headers; its UIDs are cleaned as those of the instance rows are."""
+        found, omitted = make_json(header)
+        ids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality")
+        row = {name: first.get(name) for name in ids}
+        if self.deidentifier:
+            omitted = omitted + self.deidentifier.clean_header(found, identifiers)
+            subject = {n: first[n] for n in (*ids, "PatientID") if first.get(n) is not None}
+            self.deidentifier.clean_row(subject, identifiers)
+            row = {name: subject.get(name) for name in ids}
+        row["header"] = json.dumps(found, separators=(",", ":"))
+        row["omitted_keywords"] = sorted(set(omitted)) or None
+        self.add("series_headers", stored, row)
+
+    def reject(self, stored: str, facts: Row, reason: str, detail: str) -> None:
+        self.add("rejects", stored, {**facts, "reason": reason, "detail": detail})
+        self.counts["rejects"] += 1
+
+    def flush(self) -> None:
+        """Write what is held: instances one part per partition, sorted by series."""
+        groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+        for row in self.rows.pop("instances", []):
+            where = partition_name(row["collection"], row.get("Modality") or "")
+            groups["instances", where].append(row)
+        for row in self.rows.pop("series_headers", []):
+            collection = partition_name(row["collection"], "").partition("/")[0]
+            groups["series_headers", collection].append(row)
+        for table, rows in self.rows.items():
+            groups[table, ""].extend(rows)
+        self.rows.clear()
+        self.held = 0
+        for (table, where), rows in groups.items():
+            bounds: tuple[tuple[str, str], ...] = ()
+            if table == "instances":
+                rows.sort(key=_series_order)
+            elif table == "files":
+                rows.sort(key=lambda r: r["plain_uri"])
+                bounds = ((rows[0]["uri"], rows[-1]["uri"]),)
+            elif table == "removals":
+                rows.sort(key=lambda r: self.unseal(r["uri"]))
+                bounds = ((rows[0]["uri"], rows[-1]["uri"]),)
+            name = f"{where}/{self.job.run_id}" if where else self.job.run_id
+            self.parts.append(self.lake.write_part(table, to_table(rows, table), name, bounds))
+
+
+def _series_order(row: Row) -> tuple[Any, ...]:
+    return (
+        row.get("SeriesInstanceUID") or "",
+        row.get("StudyInstanceUID") or "",
+        row.get("InstanceNumber") or 0,
+        row["uri"],
+        row.get("frame_number") or 0,
+    )
+
+
+def to_table(rows: list[Row], table: str) -> pa.Table:
+    """Rows as dicts -> an Arrow table of the lake's schema; a missing key is NULL."""
+    fields = schema.TABLES[table]
+    # Of 165 columns a scanner fills about 70: the others need no look at the rows.
+    filled = set().union(*rows)
+    columns = [
+        pa.array([row.get(f.name) for row in rows], f.type)
+        if f.name in filled
+        else pa.nulls(len(rows), f.type)
+        for f in fields
+    ]
+    return pa.Table.from_arrays(columns, schema=fields)
+
+
+def _to_datetime(microseconds: int) -> datetime.datetime | None:
+    try:
+        return datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=microseconds)
+    except OverflowError:
+        # Disks and tar files can hold a year past 9999; such a file is read again each time.
+        return None

@@ -1,0 +1,157 @@
+"""Questions to a lake: SQL to a table, CSV, JSON or Parquet; a prompt; a series' files."""
+
+import csv
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TextIO
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from radnet_lake.errors import RadnetLakeError, SettingError
+from radnet_lake.lake.log import locate_lake, open_lake
+from radnet_lake.lake.sql import _plain, _rows, _sql_error, run_sql, write_table
+from radnet_lake.lake.views import connect
+from radnet_lake.privacy.deidentifier import Deidentifier, load_key
+
+
+@dataclass(frozen=True)
+class QueryConfig:
+    """Settings of one question."""
+
+    sql: str = field(metadata={"positional": "SQL"})
+    """a DuckDB query over instances, series, funnel, training_set, rejects, runs, ..."""
+    lake: str = ""
+    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
+    format: str = field(default="table", metadata={"choices": ("table", "csv", "json", "parquet")})
+    """table for people, the others for programs"""
+    output: str = field(default="", metadata={"short": "-o"})
+    """file to write (default: standard output)"""
+
+    def __post_init__(self) -> None:
+        if self.format == "parquet" and not self.output and sys.stdout.isatty():
+            raise SettingError("Parquet is not for a terminal", "--format", "name a file with -o")
+
+
+@dataclass(frozen=True)
+class ShellConfig:
+    """Settings of the prompt."""
+
+    lake: str = ""
+    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
+
+
+@dataclass(frozen=True)
+class AttachConfig:
+    """Settings of a DuckDB file with the lake's views."""
+
+    lake: str = field(metadata={"positional": "LAKE"})
+    """the lake's folder"""
+    database: str = field(metadata={"positional": "FILE"})
+    """the DuckDB file to write"""
+
+
+@dataclass(frozen=True)
+class LocateConfig:
+    """Settings of a search for files."""
+
+    series: str = field(metadata={"positional": "SERIES_UID"})
+    """SeriesInstanceUID as the lake has it"""
+    lake: str = ""
+    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
+
+
+def query(config: QueryConfig) -> None:
+    """Run one query and write its rows. Raises SettingError for wrong SQL, and LakeError."""
+    with connect(config.lake) as connection:
+        reader = run_sql(connection, config.sql)
+        if reader is None:
+            return
+        try:
+            if config.format == "parquet":
+                sink = config.output or sys.stdout.buffer
+                with pq.ParquetWriter(sink, reader.schema, compression="zstd") as writer:
+                    for batch in reader:
+                        writer.write_batch(batch)
+            elif config.output:
+                with Path(config.output).open("w", newline="", encoding="utf-8") as file:
+                    _write_rows(reader, config.format, file)
+            else:
+                _write_rows(reader, config.format, sys.stdout)
+        except duckdb.Error as error:
+            raise _sql_error(error) from None
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            remedy = "name another file"
+            raise SettingError(error.strerror or "cannot write", config.output, remedy) from None
+
+
+def _write_rows(reader: pa.RecordBatchReader, kind: str, file: TextIO) -> None:
+    if kind == "csv":
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(reader.schema.names)
+        for row in _rows(reader):
+            writer.writerow([_plain(v) for v in row.values()])
+    elif kind == "json":
+        for row in _rows(reader):
+            file.write(json.dumps(row, default=str, ensure_ascii=False) + "\n")
+    else:
+        write_table(reader, file)
+
+
+def run_shell(config: ShellConfig) -> None:
+    """A prompt: SQL ended by a semicolon; an error does not end it; \\q or end of input does."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401  # gives input() its history and editing
+    with connect(config.lake) as connection:
+        if sys.stdin.isatty():
+            print("`show tables` lists the views, `describe series` its columns; end with ;")
+        statement = ""
+        while True:
+            try:
+                line = (
+                    input("   ...> " if statement else "lake> ") if sys.stdin.isatty() else input()
+                )
+            except EOFError:
+                line = "\\q"
+            if not statement and line.strip() in ("\\q", "exit", "quit"):
+                return
+            ended = line.strip() == "\\q"
+            statement += "" if ended else line + "\n"
+            if statement.strip() and (ended or statement.rstrip().endswith(";")):
+                try:
+                    reader = run_sql(connection, statement)
+                    if reader is not None:
+                        write_table(reader, sys.stdout)
+                except (RadnetLakeError, duckdb.Error) as error:
+                    print(f"error: {error}", file=sys.stderr)
+                statement = ""
+            if ended:
+                return
+
+
+def locate(config: LocateConfig) -> list[str]:
+    """URIs of the files that hold a series, archive members as archive!/member.
+
+    Raises SettingError where URIs are sealed and the key is missing or another one.
+    """
+    lake = open_lake(locate_lake(config.lake))
+    with connect(lake.uri) as connection:
+        rows = connection.execute(
+            "select distinct uri from instances where SeriesInstanceUID = ? order by uri",
+            [config.series],
+        ).fetchall()
+    if not rows:
+        remedy = (
+            "list them with: radnet-lake query 'select distinct SeriesInstanceUID from instances'"
+        )
+        raise SettingError("no such series in the lake", config.series, remedy)
+    uris = [uri for (uri,) in rows]
+    if lake.format.get("phi") == "keep":
+        return uris
+    deidentifier = Deidentifier(load_key(), frozenset())
+    return sorted(deidentifier.open_uri(uri) for uri in uris)

@@ -1,0 +1,71 @@
+"""SQL for people: takes a connection and a query, gives Arrow batches, or a table as text."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import duckdb
+import pyarrow as pa
+
+from radnet_lake.errors import SettingError
+
+LABEL_VIEWS = "series|funnel|label_counts|training_set|rule_use|protocols|audit|filled_labels"
+MAX_TABLE_ROWS = 1000
+"""Rows that a table on a terminal shows; other formats give all."""
+
+
+def run_sql(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.RecordBatchReader | None:
+    """The rows of a query, in batches; None where the statement gives none."""
+    try:
+        relation = connection.sql(sql)
+        return relation.to_arrow_reader() if relation is not None else None
+    except duckdb.Error as error:
+        raise _sql_error(error) from None
+
+
+def _sql_error(error: duckdb.Error) -> SettingError:
+    remedy = "`describe instances` lists the columns"
+    if re.search(rf"Table with name ({LABEL_VIEWS}) does not exist", str(error)):
+        remedy = "it is made by: radnet-lake label"
+    return SettingError(str(error).strip(), "SQL", remedy)
+
+
+def _rows(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
+    for batch in reader:
+        yield from batch.to_pylist()
+
+
+def _plain(value: Any) -> Any:
+    """Lists and structs as JSON, so that a program can read them back out of CSV."""
+    if isinstance(value, list | dict):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return value
+
+
+def write_table(reader: pa.RecordBatchReader, file: TextIO) -> None:
+    """Aligned columns; values longer than a UID are cut, control characters shown as '?'."""
+    names = reader.schema.names
+    lines: list[list[str]] = []
+    more = False
+    for row in _rows(reader):
+        if len(lines) == MAX_TABLE_ROWS:
+            more = True
+            break
+        lines.append([_cell(v) for v in row.values()])
+    widths = [max([len(n), *(len(line[i]) for line in lines)]) for i, n in enumerate(names)]
+    right = [pa.types.is_integer(t) or pa.types.is_floating(t) for t in reader.schema.types]
+    for cells in [names, ["-" * w for w in widths], *lines]:
+        aligned = zip(cells, widths, right, strict=True)
+        row_text = "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in aligned)
+        file.write(row_text.rstrip() + "\n")
+    if more:
+        file.write(f"... more than {MAX_TABLE_ROWS} rows; --format csv gives all\n")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(_plain(value))
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 64 else text[:63] + "…"

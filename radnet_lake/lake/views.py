@@ -1,0 +1,131 @@
+"""DuckDB over a lake: takes its URI, gives a connection with all views, or a DuckDB file."""
+
+import datetime
+import uuid
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset
+
+from radnet_lake import schema
+from radnet_lake.errors import LakeError, SettingError
+from radnet_lake.lake.log import Lake, Part, locate_lake, open_lake
+from radnet_lake.lake.sql_files import create_macros, create_tables, rule_set, run_folder
+
+
+def connect(lake: str | None = None) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with all views of a lake: instances, rejects, runs, series_headers, ...
+
+    lake: local path or s3:// URI; default RADNET_LAKE. The connection shows the lake as it is now;
+    connect again to see later runs. Raises LakeError, StoreError.
+    """
+    opened = open_lake(locate_lake(lake))
+    connection = duckdb.connect()
+    connection.execute("set timezone = 'UTC'")
+    load_views(connection, opened)
+    return connection
+
+
+def attach(lake: str | None, database: str) -> None:
+    """Write a DuckDB file with the same views, for the plain duckdb command line.
+
+    The file holds no data, only the names of the lake's files: make it again after a harvest.
+    Raises SettingError for a lake that is not on disk, or where `database` is not such a file.
+    """
+    opened = open_lake(locate_lake(lake))
+    if opened.folder.is_s3:
+        remedy = "use radnet-lake query, or radnet_lake.connect(lake) in Python"
+        raise SettingError("a DuckDB file cannot hold views of an s3:// lake", opened.uri, remedy)
+    path = Path(database)
+    if not path.parent.is_dir():
+        raise SettingError("the folder is not there", database, "name a file in a folder that is")
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with duckdb.connect(str(new)) as connection:
+            load_views(connection, opened)
+        new.replace(path)
+    except OSError as error:
+        raise SettingError(
+            error.strerror or "cannot write", database, "name another file"
+        ) from None
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
+    """Make the raw tables `stored.*`, then the views of headers and, once labelled, of labels."""
+    connection.execute("create schema if not exists stored")
+    for table in (*schema.TABLES, *schema.DERIVED_TABLES):
+        parts = opened.snapshot.of(table)
+        if parts:
+            load_parts(connection, opened, table, parts)
+        elif table in schema.TABLES:
+            empty = schema.TABLES[table].empty_table()
+            connection.register("empty_table", empty)
+            connection.execute(f"create table stored.{table} as select * from empty_table")
+            connection.unregister("empty_table")
+        elif table == "series":
+            # Until it is labelled, a lake has no series, and so no predictions that count.
+            connection.execute("create table stored.series (SeriesInstanceUID varchar)")
+    runs = pa.Table.from_pylist(
+        [_typed_run(r) for r in opened.snapshot.runs.values()], schema.RUN_SCHEMA
+    )
+    connection.register("run_records", runs)
+    connection.execute("create table stored.runs as select * from run_records")
+    connection.unregister("run_records")
+    run_folder(connection, "1_header")
+    meanings = dict(schema.MEANINGS)
+    if opened.snapshot.of("series"):
+        create_tables(connection)
+        create_macros(connection)
+        try:
+            run_folder(connection, "9_main")
+            meanings["series"] = _series_meanings(connection)
+        except LakeError:
+            # Labels that other rules stored may lack a column; the headers are there all the same.
+            if opened.snapshot.labels.get("rule_set") == rule_set():
+                raise
+            _drop_main_views(connection)
+    for view, columns in meanings.items():
+        for name, meaning in columns.items():
+            connection.execute(f'comment on column {view}."{name}" is {_quote(meaning)}')
+
+
+def load_parts(
+    connection: duckdb.DuckDBPyConnection, opened: Lake, table: str, parts: list[Part]
+) -> None:
+    """Make the view `stored.<table>` of these parts of one table."""
+    if opened.folder.is_s3:
+        connection.register(f"{table}_parts", opened.dataset(parts))
+        connection.execute(f"create view stored.{table} as select * from {table}_parts")
+    else:
+        files = ", ".join(_quote(f"{opened.uri}/{p.name}") for p in parts)
+        connection.execute(
+            f"create view stored.{table} as select * from"
+            f" read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+        )
+
+
+def _drop_main_views(connection: duckdb.DuckDBPyConnection) -> None:
+    for view in reversed(sorted((schema.SQL_DIR / "9_main").glob("*.sql"))):
+        connection.execute(f"drop view if exists {view.stem.lstrip('0123456789_')}")
+
+
+def _series_meanings(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
+    """Of the columns that are header attributes; sql/9_main says what the others are."""
+    names = [row[0] for row in connection.execute("describe stored.series").fetchall()]
+    known = schema.MEANINGS["instances"]
+    return {name: f"{known[name]}; NULL where it varies" for name in names if name in known}
+
+
+def _typed_run(run: dict[str, Any]) -> dict[str, Any]:
+    typed = {name: run.get(name) for name in schema.RUN_SCHEMA.names}
+    for name in ("started_at", "updated_at"):
+        typed[name] = datetime.datetime.fromisoformat(run[name]) if run.get(name) else None
+    return typed
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,117 @@
+"""The segmentation network: the pretrained encoder, and a decoder that puts its stages together.
+
+After V-Net (Milletari et al. 2016; 3D-RADNet 2.3): from the deepest stage up, each level
+up-samples, joins the encoder's stage of that size, and adds what two convolutions make of both. The
+last level joins the grey image itself. It knows no device and no Ray.
+
+Shapes: B windows, C channels, D slices, H rows, W columns.
+"""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from radnet_lake.errors import SettingError
+from radnet_lake.network.resnet import ENCODERS, NetworkConfig, conv3, group_norm, scale_grey
+
+FREEZE: dict[str, int | None] = {
+    "all": 4, "3": 3, "2": 2, "1": 1, "none": None, "scratch": None,
+}  # fmt: skip
+"""What of the encoder stays as it was: layers below the last that do, with the stem (the rows of
+3D-RADNet's Table 2). none and scratch differ in the weights to begin with, not here."""
+MOST_WIDTH = 128
+
+
+class Segmenter(nn.Module):
+    """An encoder as pretrained, and a decoder that tells for each voxel whether it is the organ's.
+
+    decoder_width: channels of the decoder where the encoder's stem is joined (half size, with a
+    stem of stride 2): half as many at full size, and twice as many each level down, but never more
+    than the encoder's stage there has. Normalised in groups: batches of windows are small.
+
+    Raises SettingError for a width out of range.
+    """
+
+    def __init__(self, config: NetworkConfig, decoder_width: int = 16) -> None:
+        super().__init__()
+        is_whole = isinstance(decoder_width, int) and not isinstance(decoder_width, bool)
+        if not is_whole or not 2 <= decoder_width <= MOST_WIDTH:
+            what = f"{decoder_width!r} is out of range"
+            raise SettingError(what, "--decoder-width", f"give 2 to {MOST_WIDTH}")
+        self.config, self.decoder_width = config, decoder_width
+        self.encoder = ENCODERS[config.encoder](config)
+        self.decoder = Decoder(self.encoder.channels, decoder_width)
+
+    def forward(self, volume: Tensor) -> Tensor:
+        """Logits, (B, 1, D, H, W) float32: above 0 where it is the organ.
+
+        volume: (B, 1, D, H, W) grey levels 0..255, uint8 or float, each side 8 voxels or more.
+        Raises SettingError for another shape.
+        """
+        x = scale_grey(volume, self.config.standardise).to(self.decoder.tell.weight.dtype)
+        logits: Tensor = self.decoder([x, *self.encoder(x)])
+        return logits
+
+    def freeze(self, what: str) -> None:
+        """Keep of the encoder what a key of FREEZE says, running statistics included.
+
+        Of "all", nothing of the encoder is kept for a gradient: it costs its forward pass only.
+        Raises SettingError for another word.
+        """
+        if what not in FREEZE:
+            raise SettingError(f"{what!r} is unknown", "--freeze", f"use {', '.join(FREEZE)}")
+        layers = FREEZE[what]
+        if layers is not None:
+            self.encoder.freeze(layers)
+
+
+class Decoder(nn.Module):
+    """From the encoder's stages to logits. channels: of each stage, stem to layer4."""
+
+    def __init__(self, channels: tuple[int, ...], width: int) -> None:
+        super().__init__()
+        levels = [Level(min(width, channels[0]), 1, width // 2)]
+        for n, (joined, below) in enumerate(pairwise(channels)):
+            deepest = n == len(channels) - 2
+            inputs = below if deepest else min(width * 2 ** (n + 1), below)
+            levels.append(Level(inputs, joined, min(width * 2**n, joined)))
+        self.levels = nn.ModuleList(reversed(levels))
+        self.tell = nn.Conv3d(width // 2, 1, 1)
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        """stages: the scaled image, then the encoder's. Gives (B, 1, D, H, W) of the image."""
+        *joined, x = stages
+        for level, stage in zip(self.levels, reversed(joined), strict=True):
+            x = level(x, stage)
+        # Under autocast too, what the loss is taken of is in full precision.
+        with torch.autocast(x.device.type, enabled=False):
+            logits: Tensor = self.tell(x.to(self.tell.weight.dtype))  # -> (B, 1, D, H, W)
+            return logits
+
+
+class Level(nn.Module):
+    """Up to a stage's size, and the stage joined. inputs: channels from below; joined: its own."""
+
+    def __init__(self, inputs: int, joined: int, outputs: int) -> None:
+        super().__init__()
+        # The stages of deep encoders have many channels; 3x3x3 on them would cost the most of all.
+        self.narrow = nn.Conv3d(inputs, outputs, 1)
+        self.join = nn.Conv3d(joined, outputs, 1) if joined > 1 else nn.Identity()
+        self.conv1 = conv3(outputs + (outputs if joined > 1 else 1), outputs)
+        self.norm1 = group_norm(outputs)
+        self.conv2 = conv3(outputs, outputs)
+        self.norm2 = group_norm(outputs)
+
+    def forward(self, x: Tensor, stage: Tensor) -> Tensor:
+        """x: (B, inputs, d, h, w), stage: (B, joined, D, H, W) -> (B, outputs, D, H, W)."""
+        x = self.narrow(x)
+        if x.shape[2:] != stage.shape[2:]:
+            # To the stage's own size: an encoder rounds odd sizes up.
+            x = F.interpolate(x, size=stage.shape[2:], mode="trilinear")  # -> (B, C, D, H, W)
+        y = torch.cat([x, self.join(stage)], 1)
+        y = F.relu(self.norm1(self.conv1(y)), inplace=True)
+        y = self.norm2(self.conv2(y))
+        y += x
+        return F.relu(y, inplace=True)

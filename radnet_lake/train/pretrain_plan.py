@@ -1,0 +1,274 @@
+"""What a training run is to do: its settings, its series with frozen labels, what it is made of."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from radnet_lake.errors import SettingError
+from radnet_lake.lake.log import locate_lake, open_lake
+from radnet_lake.lake.views import connect
+from radnet_lake.network.heads import Head
+from radnet_lake.network.resnet import DEPTHS, NORMS, NetworkConfig
+from radnet_lake.storage.sources import absolute_uri
+from radnet_lake.train.config import (
+    NOT_KEPT,
+    PRECISIONS,
+    SPLITS,
+    _refuse_unknown,
+    check_settings,
+    read_run_settings,
+)
+from radnet_lake.train.provenance import describe_code
+from radnet_lake.train.run_folder import SERIES
+from radnet_lake.volume.resample import ResampleSettings
+from radnet_lake.volume.stream import StreamConfig, index_series
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of one training. The defaults are the paper's, where it tells."""
+
+    out: str
+    """folder of the run, or s3://bucket/prefix; on a cluster one that all nodes share"""
+    lake: str = ""
+    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
+    config: str = ""
+    """take settings from this config.json, as of another run; flags overrule it"""
+    resume: bool = False
+    """go on with the run in --out, with its settings, from its last checkpoint"""
+    where: str = ""
+    """SQL condition over training_set, as: Modality = 'MR' (default: all of it)"""
+    source: str = field(default="tensors", metadata={"choices": ("tensors", "lake")})
+    """tensors: volumes that `radnet-lake preprocess` stored; lake: made now, out of the files"""
+    preprocessing: str = ""
+    """stored volumes to take: a name as in the view volumes, or 24x64x64 (default: the only one)"""
+    depth: int = field(default=50, metadata={"choices": tuple(DEPTHS)})
+    """depth of the 3D ResNet"""
+    width: int = 64
+    """channels of its first layer; 64 is the paper's, 16 learns on a laptop"""
+    features: int = 1000
+    """width of the fully connected layer before the heads"""
+    norm: str = field(default="batch", metadata={"choices": NORMS})
+    """normalisation; group does not depend on the batch: for batches of one or two a worker"""
+    encoder: str = "resnet"
+    """resnet: the classic strides; medicalnet: dilated layers 3 and 4, as MedicalNet's weights"""
+    stem_stride: int = 2
+    """stride of the first convolution; 1 for volumes much smaller than 48x192x192"""
+    standardise: bool = False
+    """zero mean, unit deviation in each volume: what MedicalNet's weights want; else 0 to 1"""
+    init: str = ""
+    """start the encoder with these weights: a MedicalNet or MONAI file, or the folder of a run"""
+    epochs: int = 30
+    """how often all series of the training split are seen"""
+    batch: int = 16
+    """series of an optimiser step, over all workers"""
+    accumulate: int = 1
+    """pieces in which a worker takes its part of a batch, if memory is short"""
+    workers: int = 1
+    """processes that train together (DDP), each with a part of the batch"""
+    elastic: int = 0
+    """go on with as few workers as this while others are lost (default: wait for all)"""
+    gpu: bool = False
+    """one GPU for each worker"""
+    learning_rate: float = 0.001
+    """largest learning rate of Adam"""
+    weight_decay: float = 0.0
+    """decoupled from the rate of learning (AdamW)"""
+    warmup: float = 0.05
+    """share of all steps in which the learning rate rises"""
+    final_rate: float = 0.01
+    """learning rate at the end, as share of the largest, by a cosine; 1: no decay"""
+    clip: float = 5.0
+    """most that the gradient's norm may be, else it is scaled down; 0: no limit"""
+    patience: int = 0
+    """stop after so many epochs in which the validation loss did not fall; 0: never"""
+    balance: bool = False
+    """rare classes count more: by the inverse square root of their frequency"""
+    augment: bool = False
+    """change volumes a little at random, in ways that leave all labels true"""
+    precision: str = field(default="fp32", metadata={"choices": PRECISIONS})
+    """bf16: half the time on new processors and GPUs; fp16: on GPUs without bf16"""
+    channels_last: bool = False
+    """memory layout that is faster on most processors and GPUs"""
+    compile: bool = False
+    """compile the network with torch.compile: minutes at the start, faster steps"""
+    sync_norm: bool = False
+    """batch normalisation over all workers' parts of a batch; GPUs only"""
+    checkpoint_minutes: float = 10.0
+    """time between checkpoints within an epoch; 0: only at its end"""
+    retries: int = 3
+    """how often to start the workers again after one was lost"""
+    seed: int = 0
+    """of first weights, order and augmentation"""
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        _ = self.network
+
+    @property
+    def network(self) -> NetworkConfig:
+        """Shape of the network. Raises SettingError."""
+        names = [f.name for f in fields(NetworkConfig)]
+        return NetworkConfig(**{name: getattr(self, name) for name in names})
+
+    @staticmethod
+    def read_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Settings of --config, or of the run that --resume names: defaults for the flags."""
+        if values["resume"]:
+            return read_run_settings(values["out"], TrainConfig)
+        return _read_file(values["config"]) if values["config"] else {}
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        what = f"cannot be read ({type(error).__name__})"
+        raise SettingError(what, path, "give a config.json as a run has it") from None
+    return _refuse_unknown(values, path, TrainConfig)
+
+
+def keep_config(config: TrainConfig) -> dict[str, Any]:
+    """What config.json holds: the settings of the run, all of them."""
+    init = config.init and absolute_uri(config.init)
+    kept = asdict(replace(config, lake=absolute_uri(locate_lake(config.lake)), init=init))
+    return {name: value for name, value in kept.items() if name not in NOT_KEPT}
+
+
+def resume_config(out: str, **changes: Any) -> TrainConfig:
+    """The settings of the run in `out`, to go on with it; `changes` of those in MAY_CHANGE."""
+    return TrainConfig(**read_run_settings(out, TrainConfig) | changes, out=out, resume=True)
+
+
+def choose_settings(config: TrainConfig) -> ResampleSettings:
+    """Preprocessing of the volumes to train on.
+
+    Raises SettingError where the lake does not hold it, or holds several and none was named.
+    """
+    wanted = config.preprocessing
+    if "x" in wanted:
+        try:
+            slices, rows, columns = map(int, wanted.split("x"))
+            return ResampleSettings(slices, rows, columns)
+        except ValueError:
+            remedy = "write it as 48x192x192"
+            raise SettingError(f"{wanted} is no size", "--preprocessing", remedy) from None
+    if config.source == "lake" and not wanted:
+        return ResampleSettings()
+    lake = open_lake(locate_lake(config.lake))
+    with connect(lake.uri) as connection:
+        query = "select distinct preprocessing from volumes where shard is not null order by all"
+        held = [name for (name,) in connection.sql(query).fetchall()]
+    if not held:
+        remedy = f"run: radnet-lake preprocess --lake {lake.uri}"
+        raise SettingError("the lake holds no volumes", lake.uri, remedy)
+    if (wanted or len(held) > 1) and wanted not in held:
+        what = f"{wanted} is not in the lake" if wanted else "the lake holds several"
+        raise SettingError(what, "--preprocessing", f"name one of: {', '.join(held)}")
+    name = wanted or held[0]
+    record = json.loads(lake.folder.read(f"tensors/{name}/settings.json"))
+    settings = ResampleSettings(**record["settings"])
+    if settings.version() != name:
+        what = f"{name} was made by another version of the preprocessing"
+        remedy = "make the volumes again: radnet-lake preprocess"
+        raise SettingError(what, "--preprocessing", remedy)
+    return settings
+
+
+def freeze_series(config: TrainConfig, settings: ResampleSettings) -> tuple[pa.Table, int]:
+    """The series of all splits with their labels now, as run_folder.SERIES; how many are left out.
+
+    Left out is what has no stored volume. Raises SettingError where the condition is wrong, or none
+    of them can be trained on.
+    """
+    stream = StreamConfig(config.lake, "", config.where, config.source, settings)
+    index = index_series(stream)
+    rows = index.rows.drop(["shard"]) if "shard" in index.rows.column_names else index.rows
+    with connect(config.lake) as connection:
+        connection.register("held", rows)
+        joined = connection.sql(
+            "select h.*, t.split from held as h inner join training_set as t"
+            " using (SeriesInstanceUID) order by h.SeriesInstanceUID"
+        )
+        return joined.to_arrow_table().select(SERIES.names).cast(SERIES), index.left_out
+
+
+def count_classes(series: pa.Table, heads: tuple[Head, ...]) -> dict[str, dict[str, int]]:
+    """Head -> class -> how many of these series have it; `unknown` too; of a scalar, `known`."""
+    counts = {}
+    for head in heads:
+        values = series[head.name].to_pylist()
+        if head.kind == "scalar":
+            known = sum(value is not None for value in values)
+            counts[head.name] = {"known": known, "unknown": len(values) - known}
+            continue
+        if head.kind == "multi":
+            told = Counter(n for row in values for n, value in enumerate(row) if value == 1)
+            told[-1] = sum(-1 in row for row in values)
+        else:
+            told = Counter(values)
+        counts[head.name] = {name: told[n] for n, name in enumerate(head.classes)}
+        counts[head.name]["unknown"] = told[-1]
+    return counts
+
+
+def weigh_classes(
+    counts: Mapping[str, Mapping[str, int]], heads: tuple[Head, ...], balance: bool
+) -> tuple[dict[str, list[float]], list[str]]:
+    """Weights of the classes by their counts in training, and warnings of what cannot be learned.
+
+    balance: by the inverse square root of the frequency, so that their mean over the known series
+    is 1; of coverage the square root of absent to present, from 1 to 10. Else all weights are 1. A
+    class without a series weighs nothing. Raises SettingError where no series has any label.
+    """
+    weights, warnings = {}, []
+    for head in heads:
+        if head.kind == "scalar":
+            continue
+        told = [counts[head.name][name] for name in head.classes]
+        missing = [name for name, n in zip(head.classes, told, strict=True) if not n]
+        if missing:
+            whole = len(missing) == len(told)
+            what = "any class" if whole else ", ".join(missing)
+            warnings.append(f"no series to learn {head.name} from: {what}")
+        if head.kind == "multi":
+            total = counts["spacing"]["known"] + counts["spacing"]["unknown"]
+            known = total - counts[head.name]["unknown"]
+            ratio = [(max(known - n, 0) / n) ** 0.5 if n else 1.0 for n in told]
+            weights[head.name] = [min(max(r, 1.0), 10.0) if balance else 1.0 for r in ratio]
+            continue
+        raw = [(n**-0.5 if balance else 1.0) if n else 0.0 for n in told]
+        mean = sum(w * n for w, n in zip(raw, told, strict=True)) / max(sum(told), 1) or 1.0
+        weights[head.name] = [w / mean for w in raw]
+    told = [n for head in heads for name, n in counts[head.name].items() if name != "unknown"]
+    if not any(told):
+        remedy = "label the lake, or check --where"
+        raise SettingError("no series of the training split has a label", "the run", remedy)
+    return weights, warnings
+
+
+def describe_run(
+    config: TrainConfig, settings: ResampleSettings, series: pa.Table, heads: tuple[Head, ...]
+) -> dict[str, Any]:
+    """What run.json holds: enough to make the run again; no paths of files, no patients."""
+    lake = open_lake(locate_lake(config.lake))
+    split = {name: series.filter(pc.equal(series["split"], name)) for name in SPLITS}
+    labels = lake.snapshot.labels
+    return {
+        "lake": lake.uri,
+        "lake_version": lake.snapshot.version,
+        "labelled_at": labels["at"],
+        "mode": labels["mode"],
+        "rule_set": labels["rule_set"],
+        "preprocessing": settings.version(),
+        "settings": asdict(settings),
+        "series": {name: rows.num_rows for name, rows in split.items()},
+        "classes": {name: count_classes(rows, heads) for name, rows in split.items()},
+        "seed": config.seed,
+    } | describe_code()

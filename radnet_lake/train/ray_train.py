@@ -1,0 +1,223 @@
+"""A job on Ray Train: workers are started and watched, and started again where one is lost.
+
+They go on from the run's last checkpoint.
+"""
+
+import logging
+import math
+import os
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import PurePath
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+from radnet_lake.errors import RadnetLakeError, SettingError
+from radnet_lake.train.loop import Job, train_on_worker
+from radnet_lake.train.step import Settings
+
+WORKER_CPUS = 0.75
+"""Logical CPUs of a worker: what it leaves of each is for loading volumes."""
+START_S = 90
+"""Time after which workers that did not start are told of: Ray waits for resources for ever."""
+LOOK_EVERY_S = 0.5
+"""How often Ray Train looks after its workers, and we at what they tell."""
+
+CLEANER_S = 2
+"""How long Ray Train's cleaner waits for the dashboard."""
+
+
+@dataclass
+class TrainReport:
+    """How a training goes. Epochs count from 0, as in metrics.csv.
+
+    warnings: what is odd about series or labels. series: of each split. steps: of an epoch of
+    `batch` series. epoch, step: the one under way; begun: volumes that an earlier run had learned
+    from, -1 before the workers are up. loss: of the epoch so far. best_epoch: that of
+    the lowest validation loss, -1 before the first. rows: of metrics.csv, of epochs that ended now.
+    """
+
+    run: str
+    warnings: list[str] = field(default_factory=list)
+    series: dict[str, int] = field(default_factory=dict)
+    epochs: int = 0
+    steps: int = 0
+    batch: int = 0
+    epoch: int = 0
+    step: int = 0
+    begun: int = -1
+    loss: float = math.nan
+    best_epoch: int = -1
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def volumes(self) -> int:
+        """Volumes that were learned from, from the start of the run."""
+        return (self.epoch * self.steps + self.step) * self.batch
+
+
+Watch = Callable[[TrainReport], None]
+"""Called before the work, then about twice a second."""
+
+
+def check_resources(config: Settings) -> None:
+    """Raise SettingError at once for what a cluster of fixed size will never have."""
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    kind, each = ("GPU", 1.0) if config.gpu else ("CPU", WORKER_CPUS)
+    held = ray.cluster_resources().get(kind, 0)
+    least = config.elastic or config.workers
+    if held < least * each:
+        what = f"{least} workers need {least * each:g} {kind}, this machine has {held:g}"
+        raise SettingError(what, "--workers", "give fewer, or train on a cluster: RAY_ADDRESS")
+
+
+def _describe_wait() -> str:
+    held = ray.available_resources()
+    free = ", ".join(f"{held.get(kind, 0):g} {kind}" for kind in ("CPU", "GPU"))
+    return f"no worker has begun for {START_S} s; free in the Ray cluster: {free}"
+
+
+def run_workers(job: Job, report: TrainReport, watch: Watch | None) -> None:
+    """Train until the run is over; meanwhile keep the report, and show it.
+
+    Raises RadnetLakeError: that of a worker, or what became of one that failed too often.
+    """
+    started = time.monotonic()
+    with _following(job.board, report, watch):
+        _fit(job)
+    report.seconds = time.monotonic() - started
+
+
+def _fit(job: Job) -> None:
+    config = job.config
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(LOOK_EVERY_S))
+    if not os.environ.get("RAY_ADDRESS"):
+        # Nobody takes this machine away from us; its watcher is one more process to start.
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    for name in ("ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    workers: Any = (config.elastic, config.workers) if config.elastic else config.workers
+    with tempfile.TemporaryDirectory(prefix="radnet-train-") as unused:
+        trainer = _Trainer(
+            train_on_worker,
+            train_loop_config={"job": job},
+            scaling_config=ScalingConfig(
+                num_workers=workers,
+                use_gpu=config.gpu,
+                resources_per_worker={"CPU": WORKER_CPUS} | ({"GPU": 1} if config.gpu else {}),
+                # More workers begin at the last checkpoint: not more often than there is one.
+                elastic_resize_monitor_interval_s=max(60, 60 * config.checkpoint_minutes),
+            ),
+            run_config=RunConfig(
+                # Our checkpoints are files of the run's folder: Ray Train has nothing to store.
+                storage_path=unused,
+                failure_config=FailureConfig(max_failures=config.retries),
+                callbacks=[_StopForGood()],
+                logging_config=LoggingConfig(log_level="CRITICAL"),
+            ),
+        )
+        # Ctrl-C must come out as such: Ray Train would end the process, as if all were done.
+        trainer._register_sigint_handler = lambda controller: None
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise _to_own(error) from error
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    def _create_default_callbacks(self) -> list[Any]:
+        """Measured on Ray 2.60: a Ray without a dashboard kept each finished run waiting for 10 s.
+
+        It was for the cleaner of what a dead run held, which asks the dashboard who lives. A Ray of
+        our own ends with the run and needs none; on others it waits for less long.
+        """
+        kept = []
+        for callback in super()._create_default_callbacks():
+            if type(callback).__name__ == "PlacementGroupCleanerCallback":
+                if not os.environ.get("RAY_ADDRESS"):
+                    continue
+                callback._get_actor_timeout_s = CLEANER_S
+            kept.append(callback)
+        return kept
+
+
+class _StopForGood(UserCallback):  # type: ignore[misc]
+    """Ends the run at an error of ours: it would come again at every retry."""
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        for error in map(_unwrap, worker_exceptions.values()):
+            if isinstance(error, RadnetLakeError):
+                raise error
+
+
+def _unwrap(error: BaseException) -> BaseException:
+    return getattr(error, "_base_exc", error)
+
+
+def _to_own(error: TrainingFailedError) -> RadnetLakeError:
+    """The error of a run as one of ours; of a stranger only kind, place, and torch's own words."""
+    causes: list[BaseException] = [error]
+    if isinstance(error, ControllerError):
+        causes = [_unwrap(error.controller_failure)]
+    elif isinstance(error, WorkerGroupError):
+        causes = [_unwrap(cause) for cause in error.worker_failures.values()]
+    for cause in causes:
+        if isinstance(cause, RadnetLakeError):
+            return cause
+    first = causes[0]
+    text = f": {str(first).splitlines()[0][:200]}" if str(first) else ""
+    trace = traceback.extract_tb(first.__traceback__)
+    place = f" at {PurePath(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
+    what = f"a worker failed: {type(first).__name__}{place}{text}"
+    return RadnetLakeError(what, "training", "mend the cause, then go on with --resume")
+
+
+@contextmanager
+def _following(board: Any, report: TrainReport, watch: Watch | None) -> Iterator[None]:
+    """Meanwhile, keep the report as the workers tell, and show it."""
+    over = threading.Event()
+    late = time.monotonic() + START_S
+
+    def look() -> None:
+        for news in ray.get(board.take.remote()):
+            report.rows += news.pop("rows", [])
+            report.warnings += news.pop("notes", [])
+            for name, value in news.items():
+                setattr(report, name, value)
+            if report.begun < 0 and "step" in news:
+                report.begun = report.volumes
+        nonlocal late
+        if report.begun < 0 and time.monotonic() > late:
+            late = math.inf
+            report.warnings.append(_describe_wait())
+        if watch:
+            watch(report)
+
+    def follow() -> None:
+        with suppress(ray.exceptions.RayError):
+            while not over.wait(LOOK_EVERY_S):
+                look()
+
+    if watch:
+        watch(report)
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+        with suppress(ray.exceptions.RayError):
+            look()

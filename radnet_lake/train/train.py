@@ -1,0 +1,139 @@
+"""Pretraining on Ray: the run's folder is made or taken up, its workers are started.
+
+config = TrainConfig(out="run", lake="lake", depth=18, width=16)
+report = train(config)
+"""
+
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from radnet_lake.errors import CheckpointError, SettingError
+from radnet_lake.lake.freshness import warn_if_stale
+from radnet_lake.lake.log import locate_lake, open_lake
+from radnet_lake.network.heads import read_heads
+from radnet_lake.ray_cluster import start_board, start_ray
+from radnet_lake.storage.sources import absolute_uri
+from radnet_lake.train.config import refuse_changes
+from radnet_lake.train.loop import GO_BACK, count_steps
+from radnet_lake.train.pretrain_plan import (
+    TrainConfig,
+    choose_settings,
+    describe_run,
+    freeze_series,
+    keep_config,
+    resume_config,
+    weigh_classes,
+)
+from radnet_lake.train.pretrain_task import Job
+from radnet_lake.train.ray_train import TrainReport, Watch, check_resources, run_workers
+from radnet_lake.train.run_folder import RunFolder
+from radnet_lake.volume.resample import ResampleSettings
+from radnet_lake.volume.stream import StreamConfig, locate_series
+
+__all__ = ["TrainConfig", "TrainReport", "resume_config", "train"]
+
+
+def train(config: TrainConfig, watch: Watch | None = None) -> TrainReport:
+    """Train a network, or go on with it; returns how it went. The run's folder holds the rest.
+
+    Raises SettingError for a wrong setting, a lake without volumes or labels to learn from, a
+    folder that holds a run already; CheckpointError for a damaged last checkpoint; RadnetLakeError
+    where loss or gradient are not finite, or the workers fail more often than `retries`; StoreError
+    where the folder cannot be written. What the last checkpoint has stays; resume goes on from it.
+    """
+    # Ray Train gives each worker a working folder of its own.
+    init = config.init and absolute_uri(config.init)
+    config = replace(config, lake=absolute_uri(locate_lake(config.lake)), init=init)
+    run = RunFolder(config.out)
+    job, report = _resume(config, run) if config.resume else _start(config, run)
+    start_ray()
+    check_resources(config)
+    job = job._replace(
+        train=(ray.put(job.train[0]), job.train[1]),
+        validation=job.validation and (ray.put(job.validation[0]), job.validation[1]),
+        board=start_board(),
+    )
+    run_workers(job, report, watch)
+    return report
+
+
+def _start(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
+    """Freeze what the run is made of; from then on its folder is a run."""
+    if run.exists() or run.has_checkpoint("last"):
+        remedy = f"go on with it by --resume --out {run.uri}, or name another folder"
+        raise SettingError("holds a run already", run.uri, remedy)
+    settings = choose_settings(config)
+    heads = read_heads()
+    series, left_out = freeze_series(config, settings)
+    about = describe_run(config, settings, series, heads)
+    counts = about["classes"]["train"]
+    weights, warnings = weigh_classes(counts, heads, config.balance)
+    if left_out:
+        remedy = "run: radnet-lake preprocess"
+        warnings.append(f"{left_out} series of the training set have no stored volume; {remedy}")
+    if stale := warn_if_stale(open_lake(locate_lake(config.lake))):
+        warnings.append(stale)
+    about |= {"weights": weights, "warnings": warnings}
+    job, report = _plan(config, run, about, series)
+    run.write_series(series)
+    run.write_run(about)
+    run.write_config(keep_config(config))
+    return job, report
+
+
+def _resume(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
+    """Take up a run as it was left, with the series and labels that it had."""
+    refuse_changes(keep_config(config), run.read_config())
+    about = run.read_run()
+    if run.has_checkpoint("last"):
+        try:
+            run.read_checkpoint("last")
+        except CheckpointError as error:
+            raise CheckpointError(error.what, error.where, GO_BACK) from None
+    job, report = _plan(config, run, about, run.read_series())
+    run.write_config(keep_config(config))
+    return job, report
+
+
+def _plan(
+    config: TrainConfig, run: RunFolder, about: dict[str, Any], series: pa.Table
+) -> tuple[Job, TrainReport]:
+    settings = ResampleSettings(**about["settings"])
+    stream = StreamConfig(config.lake, "", config.where, config.source, settings)
+    rows = locate_series(stream, series)
+    if rows.left_out and config.resume:
+        what = f"{rows.left_out} of the run's series have no stored volume any more"
+        remedy = "make them again: radnet-lake preprocess"
+        raise SettingError(what, "--resume", remedy)
+    split = {
+        name: rows.rows.filter(pc.equal(rows.rows["split"], name)).drop("split").combine_chunks()
+        for name in ("train", "validation")
+    }
+    n_train, n_checked = split["train"].num_rows, split["validation"].num_rows
+    if n_train < config.batch:
+        what = f"the training split has {n_train} series, fewer than a batch of {config.batch}"
+        raise SettingError(what, "--batch", "give a smaller one, or label and preprocess more")
+    told = ("lake", "lake_version", "rule_set", "mode", "series", "seed", "radnet_lake", "git")
+    # A condition may name patients; weights travel further than the run's folder.
+    settled = {name: value for name, value in keep_config(config).items() if name != "where"}
+    kept = {name: about[name] for name in told} | {"config": settled}
+    job = Job(
+        config=config,
+        run=run,
+        settings=settings,
+        weights=about["weights"],
+        train=(split["train"], n_train),
+        validation=(split["validation"], n_checked) if n_checked else None,
+        about=kept,
+        board=None,
+    )
+    warnings = list(about["warnings"])
+    if not n_checked:
+        warnings.append("no series to validate with: the best epoch is that of the training loss")
+    steps = count_steps(job)
+    report = TrainReport(run.uri, warnings, about["series"], config.epochs, steps, config.batch)
+    return job, report

@@ -1,0 +1,397 @@
+"""Series of the training set -> volumes in shards, on Ray. Wanted = made + failed + known.
+
+One task streams chunks of series with their frames out of the lake; each chunk is prepared by one
+worker, which writes one shard and returns a row per series; the driver commits rows and shards
+together every few seconds. So a killed run leaves what it committed; the next one does the rest.
+Two runs at once do no harm: of two rows of a series the later counts, and compact deletes a shard
+that only dead rows name.
+"""
+
+import json
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import PurePath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+import ray.data
+from ray.data import DataContext, Datasource, ReadTask
+from ray.data.block import BlockMetadata
+
+from radnet_lake import __version__, errors, schema
+from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
+from radnet_lake.lake.freshness import MODES, warn_if_stale
+from radnet_lake.lake.log import Lake, Part, decode_part, locate_lake, open_lake
+from radnet_lake.lake.sql import run_sql
+from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.views import connect
+from radnet_lake.ray_cluster import count_attempts, start_ray
+from radnet_lake.storage.sources import absolute_uri
+from radnet_lake.volume.resample import PREPROCESSING_VERSION, ResampleSettings
+from radnet_lake.volume.series_frames import count_rows, stream_rows
+from radnet_lake.volume.worker import (
+    Job,
+    Result,
+    describe_failure,
+    prepare_chunk,
+    start_row,
+    to_table,
+)
+
+LIST_CPUS, PREPARE_CPUS = 0.02, 0.95
+"""Logical CPUs: the lister must not take a worker's place, and, unequal, the two are not fused."""
+CHUNK_SERIES, CHUNK_ROWS = 32, 20_000
+"""Most of a chunk: a shard of some 57 MB before compression; a few seconds of work."""
+CHUNKS_PER_CPU = 4
+"""Of a small lake, so that all workers start soon and end at about the same time."""
+
+_LABELS = 'SeriesInstanceUID, sequence, "view", contrast, coverage, effective_spacing_mm'
+# A series that failed was excluded by the next labelling: that alone must not keep it out for ever.
+_EXCLUDED = f"""
+union all by name
+select
+    {_LABELS}, StudyInstanceUID, PatientID, collection, Modality, slice_count, slice_spacing_mm
+from series
+where exclusions = ['pixel'] and SeriesInstanceUID in (select SeriesInstanceUID from volumes)
+"""
+_STATE = """
+select
+    w.*, h.harvested_at, h.n_rows, v.reason,
+    coalesce(
+        v.is_final and v.harvested_at = h.harvested_at and v.n_rows = h.n_rows
+        and if(v.reason is null, v.shard in (from shards), not $retry),
+        false
+    ) as is_known
+from wanted as w
+inner join held as h using (SeriesInstanceUID)
+left join (from volumes where preprocessing = $preprocessing) as v using (SeriesInstanceUID)
+"""
+
+
+@dataclass(frozen=True)
+class PreprocessConfig:
+    """Settings of one preprocessing. The defaults are the paper's."""
+
+    lake: str = ""
+    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
+    where: str = ""
+    """SQL condition over training_set, as "sequence = 'T2-FLAIR'" (default: all of it)"""
+    mode: str = field(default="", metadata={"choices": MODES})
+    """refuse labels of another mode than this (default: whatever they are)"""
+    slices: int = 48
+    """slices of a volume; fewer are centred between blank ones"""
+    rows: int = 192
+    """rows of a volume"""
+    columns: int = 192
+    """columns of a volume"""
+    pad_to_square: bool = False
+    """keep true proportions in plane, with blank margins"""
+    clip: str = ""
+    """percentiles to clip values to before scaling, as 0.1,99.9 (default: none)"""
+    anti_alias: bool = False
+    """average over what a larger voxel covers; slower, for all slices are read"""
+    nifti: str = ""
+    """folder, or s3://bucket/prefix: also write each volume that is made, as <series>.nii.gz"""
+    retry: bool = False
+    """try again what failed, also series that `label` excluded for it"""
+    commit_seconds: float = 15.0
+    """time between commits: what a killed run loses at most"""
+
+    def __post_init__(self) -> None:
+        if self.mode and self.mode not in MODES:
+            raise SettingError(f"{self.mode!r} is unknown", "--mode", f"use {', '.join(MODES)}")
+        _ = self.settings
+
+    @property
+    def settings(self) -> ResampleSettings:
+        """What the volumes depend on. Raises SettingError."""
+        return ResampleSettings(
+            self.slices, self.rows, self.columns, self.pad_to_square, self.clip, self.anti_alias
+        )
+
+
+@dataclass
+class PreprocessReport:
+    """What a preprocessing did so far. wanted = made + failed + known.
+
+    stale: what is newer than the labels, or ''. known: of these `known_failed` without a volume.
+    reasons: of the series that failed now. size_bytes: of the new shards.
+    """
+
+    lake: str
+    preprocessing: str
+    stale: str = ""
+    wanted: int = 0
+    known: int = 0
+    known_failed: int = 0
+    made: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+    size_bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def failed(self) -> int:
+        return self.reasons.total()
+
+    @property
+    def passing(self) -> int:
+        """Of these, failures that the next run tries again."""
+        return sum(self.reasons[reason] for reason in schema.PASSING_REASONS)
+
+
+Watch = Callable[[PreprocessReport], None]
+"""Called before the work, then after each chunk."""
+
+
+def preprocess(config: PreprocessConfig, watch: Watch | None = None) -> PreprocessReport:
+    """Make the volumes that the lake lacks; returns the sums.
+
+    Raises SettingError for a wrong setting or a missing key, LakeError for a lake without labels,
+    StoreError where a store stops to answer (what was committed stays; the same command goes on
+    from there).
+    """
+    started = time.monotonic()
+    lake = open_lake(locate_lake(config.lake))
+    stale = warn_if_stale(lake)
+    labels = lake.snapshot.labels
+    if config.mode and config.mode != labels["mode"]:
+        remedy = f"run: radnet-lake label --mode {config.mode} --lake {lake.uri}"
+        raise SettingError(f"the labels are of mode {labels['mode']}", "--mode", remedy)
+    choose_opener(lake)  # a missing key is said before any work
+    report = PreprocessReport(lake.uri, config.settings.version(), stale)
+    pending = _plan(lake, config, report)
+    if watch:
+        watch(report)
+    if pending.num_rows:
+        _keep_settings(lake, config.settings)
+        nifti = absolute_uri(config.nifti) if config.nifti else ""
+        job = Job(lake.uri, config.settings, nifti, labels["mode"], labels["rule_set"])
+        start_ray()
+        _Run(lake, job, report, watch, config.commit_seconds).make(pending)
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _plan(lake: Lake, config: PreprocessConfig, report: PreprocessReport) -> pa.Table:
+    """The wanted series that no volume stands for: labels, harvested_at and n_rows of each."""
+    shards = lake.folder.names(f"tensors/{report.preprocessing}/")
+    with connect(lake.uri) as connection:
+        more = _EXCLUDED if config.retry else ""
+        run_sql(connection, f"create temp view candidate as from training_set {more}")
+        try:
+            run_sql(
+                connection,
+                f"create temp table wanted as select {_LABELS} from candidate"
+                f" where (\n{config.where or 'true'}\n)",
+            )
+        except SettingError as error:
+            remedy = "`describe training_set` lists the columns"
+            raise SettingError(error.what, "--where", remedy) from None
+        wanted = connection.sql("from wanted").to_arrow_table()
+        connection.register("held", count_rows(lake, wanted))
+        connection.register("shards", pa.table({"shard": pa.array(shards, pa.string())}))
+        known = {"retry": config.retry, "preprocessing": report.preprocessing}
+        state = connection.sql(_STATE, params=known).to_arrow_table()
+    stands = state.filter(state["is_known"])
+    report.wanted, report.known = state.num_rows, stands.num_rows
+    report.known_failed = len(stands["reason"].drop_null())
+    return state.filter(pc.invert(state["is_known"])).drop(["reason", "is_known"])
+
+
+def _keep_settings(lake: Lake, settings: ResampleSettings) -> None:
+    """Say in words, once, what the name of the preprocessing stands for."""
+    record = {
+        "preprocessing": settings.version(),
+        "settings": asdict(settings),
+        "preprocessing_version": PREPROCESSING_VERSION,
+        "made_by": f"radnet_lake {__version__}",
+    }
+    name = f"tensors/{settings.version()}/settings.json"
+    lake.folder.create(name, json.dumps(record, indent=1).encode())
+
+
+class _Run:
+    """One run: its report, and the rows and shards that no commit names yet."""
+
+    def __init__(
+        self, lake: Lake, job: Job, report: PreprocessReport, watch: Watch | None, every_s: float
+    ) -> None:
+        self.lake, self.job, self.report, self.watch = lake, job, report, watch
+        self.every_s = every_s
+        self.committed = time.monotonic()
+        self.rows: list[pa.Table] = []
+        self.shards: list[Part] = []
+
+    def make(self, pending: pa.Table) -> None:
+        """Prepare these series, committing as it goes."""
+        cpus = int(ray.cluster_resources().get("CPU", 1))
+        at_once = min(CHUNK_SERIES, -(-pending.num_rows // (CHUNKS_PER_CPU * cpus)))
+        try:
+            taken = [self._take(result) for result in _results(self.job, pending, at_once)]
+            done = pa.concat_arrays([pa.array([], pa.string()), *taken])
+            is_done = pc.is_in(pending["SeriesInstanceUID"], value_set=done)
+            lost = pending.filter(pc.invert(is_done))
+            if lost.num_rows:
+                self._take(_miss(self.job, lost))
+        except BaseException:
+            # What is made is kept, whatever ends the run; only SIGKILL loses the last seconds.
+            with suppress(StoreError):
+                self._commit()
+            raise
+        self._commit()
+
+    def _take(self, result: Result) -> pa.Array:
+        rows, shard = result
+        self.rows.append(rows)
+        if shard:
+            self.shards.append(shard)
+            self.report.size_bytes += shard.size_bytes
+        reasons = Counter(rows["reason"].to_pylist())
+        self.report.made += reasons.pop(None, 0)
+        self.report.reasons.update(reasons)
+        if self.watch:
+            self.watch(self.report)
+        if time.monotonic() - self.committed > self.every_s:
+            self._commit()
+        return rows["SeriesInstanceUID"].combine_chunks()
+
+    def _commit(self) -> None:
+        """Name the waiting shards in the log, with the rows that belong to them."""
+        if self.rows:
+            part = self.lake.write_part("volumes", pa.concat_tables(self.rows), "made")
+            self.lake.commit(add=[part, *self.shards])
+            self.rows, self.shards = [], []
+        self.committed = time.monotonic()
+
+
+def _miss(job: Job, lost: pa.Table) -> Result:
+    failure = describe_failure("vanished", "its rows left the lake during the run")
+    facts = lost.select(["SeriesInstanceUID", "harvested_at", "n_rows"]).to_pylist()
+    return Result(to_table([start_row(job, *f.values()) | failure for f in facts]), None)
+
+
+class _Listing(Datasource):  # type: ignore[misc]
+    """Ray Data source: chunks of series with their frames, one a row, streamed by one task."""
+
+    def __init__(self, lake: str, pending: ray.ObjectRef, most: int) -> None:
+        super().__init__()
+        self._list = partial(_list_chunks, lake, pending, most)
+
+    def estimate_inmemory_data_size(self) -> int | None:
+        return None
+
+    def get_read_tasks(
+        self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+    ) -> list[ReadTask]:
+        unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+        return [ReadTask(self._list, unknown)]
+
+
+def _list_chunks(lake: str, pending: ray.ObjectRef, most: int) -> Iterator[pa.Table]:
+    """Chunks of at most so many series and, but for one long series, of CHUNK_ROWS rows."""
+    series = ray.get(pending)
+    places = {uid: n for n, uid in enumerate(series["SeriesInstanceUID"].to_pylist())}
+    held: list[tuple[int, pa.Table]] = []
+    n_rows = 0
+    try:
+        for uid, rows in stream_rows(open_lake(lake), series):
+            if held and (len(held) == most or n_rows + rows.num_rows > CHUNK_ROWS):
+                yield _encode_chunk(held, series)
+                held, n_rows = [], 0
+            held.append((places[uid], rows))
+            n_rows += rows.num_rows
+        if held:
+            yield _encode_chunk(held, series)
+    except Exception as error:
+        yield _encode(chunk=b"", frames=b"", series=b"", error=_to_words(error))
+
+
+def _encode_chunk(held: list[tuple[int, pa.Table]], series: pa.Table) -> pa.Table:
+    counts = pa.array([rows.num_rows for _, rows in held], pa.int64())
+    chosen = series.take([place for place, _ in held])
+    chosen = chosen.set_column(chosen.column_names.index("n_rows"), "n_rows", counts)
+    frames = pa.concat_tables(rows for _, rows in held)
+    name = uuid.uuid4().bytes
+    return _encode(chunk=name, frames=_to_bytes(frames), series=_to_bytes(chosen), error=b"")
+
+
+def _prepare_batch(batch: pa.Table, job: Job, attempts: Any) -> pa.Table:
+    return pa.concat_tables(_prepare_encoded(chunk, job, attempts) for chunk in batch.to_pylist())
+
+
+def _prepare_encoded(chunk: dict[str, bytes], job: Job, attempts: Any) -> pa.Table:
+    error = chunk["error"]
+    if not error:
+        try:
+            # A file can kill the decoder, and with it whoever reads it: not each time all of us.
+            apart = ray.get(attempts.begin.remote(chunk["chunk"])) > 1
+            frames, series = _to_table(chunk["frames"]), _to_table(chunk["series"])
+            rows, shard = prepare_chunk(job, frames, series, apart)
+            return _encode(rows=_to_bytes(rows), shard=json.dumps(shard).encode(), error=b"")
+        except Exception as trouble:
+            # Ray Data would wrap it, and lose it on the way.
+            error = _to_words(trouble)
+    return _encode(rows=b"", shard=b"", error=error)
+
+
+def _encode(**fields: bytes) -> pa.Table:
+    """One row, for a chunk must stay whole."""
+    return pa.table({name: pa.array([data], pa.binary()) for name, data in fields.items()})
+
+
+def _to_bytes(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+    return bytes(sink.getvalue())
+
+
+def _to_table(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
+
+
+def _to_words(error: Exception) -> bytes:
+    """An error as the words of a RadnetLakeError; of one that is not ours only kind and place."""
+    if isinstance(error, RadnetLakeError):
+        return json.dumps([type(error).__name__, *error.args]).encode()
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"a worker failed: {type(error).__name__}"
+    where = f"{PurePath(place.filename).name}:{place.lineno}"
+    return json.dumps(["StoreError", what, where, "report it; what was committed stays"]).encode()
+
+
+def _results(job: Job, pending: pa.Table, most: int) -> Iterator[Result]:
+    """Run the pipeline; results come as chunks end, in any order."""
+    context = DataContext.get_current()
+    before = context.target_max_block_size
+    # A chunk is a row and must stay a block of its own: blocks are what tasks are made of.
+    context.target_max_block_size = 1
+    try:
+        dataset = ray.data.read_datasource(
+            _Listing(job.lake, ray.put(pending), most), override_num_blocks=1, num_cpus=LIST_CPUS
+        ).map_batches(
+            _prepare_batch,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs={"job": job, "attempts": count_attempts()},
+            num_cpus=PREPARE_CPUS,
+        )
+        for batch in dataset.iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        ):
+            for row in batch.to_pylist():
+                if row["error"]:
+                    kind, *words = json.loads(row["error"])
+                    raise getattr(errors, kind)(*words)
+                shard = json.loads(row["shard"])
+                yield Result(_to_table(row["rows"]), decode_part(shard) if shard else None)
+    finally:
+        context.target_max_block_size = before
