@@ -1,4 +1,4 @@
-"""The folder of prepared cases, on disk or on S3: what `radnet-lake liver prepare` writes.
+"""The folder of prepared cases, on disk or on S3: takes cases, gives them back, checked.
 
     settings.json          what the cases were made with
     regions.pt             the pretrained network that chose the windows, if there was one

@@ -1,4 +1,4 @@
-"""How well a run of `radnet-lake liver train` segments the cases of a split (3D-RADNet 3.2).
+"""Evaluation of a segmenter: takes its run and cases, gives Dice and IoU (3D-RADNet 3.2).
 
 Each case is segmented as a whole, on its own grid, by the windows that `liver prepare` chose, and
 compared with its truth. Written into RUN/evaluation/<split>/: cases.csv, summary.csv, summary.md,
@@ -107,7 +107,7 @@ class LiverEvaluateConfig:
 
 @dataclass(frozen=True)
 class LiverEvaluateReport:
-    """What an evaluation found. folder: where its files are. table: summary.md."""
+    """The result of an evaluation. folder: where its files are. table: summary.md."""
 
     folder: str
     files: tuple[str, ...]
@@ -126,7 +126,7 @@ class _Plan(NamedTuple):
 
 
 class _Job(NamedTuple):
-    """What a worker is told. threads: of torch, 0 as they are; keeps: the last method's mask."""
+    """What each worker gets. threads: of torch, 0 as they are; keeps: the last method's mask."""
 
     trained: Trained
     cases: str
@@ -160,9 +160,9 @@ def evaluate_liver(config: LiverEvaluateConfig, watch: Watch | None = None) -> L
     outcomes = [outcome for one in found for outcome in one.outcomes]
     reasons = Counter(outcome.reason for outcome in outcomes)
     if None not in reasons:
-        told = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
+        counts = ", ".join(f"{reason} {count}" for reason, count in reasons.most_common())
         remedy = "prepare the cases again: radnet-lake liver prepare"
-        raise SettingError(f"every case failed: {told}", plan.folder.uri, remedy)
+        raise SettingError(f"every case failed: {counts}", plan.folder.uri, remedy)
     # By method, as people read them; cases keep their order.
     outcomes.sort(key=lambda o: [m.label for m in config.methods].index(o.method))
     facts = _gather_facts(config, plan)
@@ -189,7 +189,7 @@ def evaluate_methods(
 
     config.average, largest and threshold do not count; config.refine is the run for methods that
     refine. Writes nothing; with one worker it needs no Ray. Raises as evaluate_liver, but failed
-    cases are told by their outcomes alone.
+    cases are only marked in their outcomes.
     """
     found = _evaluate(config, methods, _plan(config), False, watch)
     return [outcome for one in found for outcome in one.outcomes]
@@ -203,8 +203,8 @@ def _plan(config: LiverEvaluateConfig) -> _Plan:
     rows = sorted((row for row in table if row["split"] == config.split), key=lambda r: r["case"])
     if not rows:
         there = Counter(row["split"] for row in table if row["split"])
-        told = ", ".join(f"{name} ({count})" for name, count in there.items()) or "none"
-        remedy = f"use --split of what there is: {told}"
+        available = ", ".join(f"{name} ({count})" for name, count in there.items()) or "none"
+        remedy = f"use --split of what there is: {available}"
         raise SettingError(f"there is no case of split {config.split}", folder.uri, remedy)
     # The windows are known already.
     return _Plan(trained._replace(regions=None), folder, table, rows)
@@ -221,7 +221,7 @@ def _evaluate(
     device = "cuda" if config.gpu else "cpu"
     job = _Job(plan.trained, plan.folder.uri, tuple(methods), config.batch, device, 0, keeps)
     if config.workers > 1:
-        build_models(job.trained)  # what is wrong with it is said here, not by each worker
+        build_models(job.trained)  # what is wrong with it is raised here, not by each worker
         stream = _stream_tasks(job, plan.rows, config.workers)
     else:
         models = build_models(job.trained, job.batch, job.device)
@@ -299,14 +299,14 @@ def _stream_tasks(job: _Job, rows: list[Row], workers: int) -> Iterator[tuple[in
         raise SettingError("the Ray cluster has no GPU", "--gpu", "leave it out")
     cpus = max(1, int(resources.get("CPU", 1)) // workers)
     task = ray.remote(num_cpus=cpus, num_gpus=int(gpu), max_retries=TRIES - 1)(_evaluate_remotely)
-    told = ray.put(job._replace(threads=cpus))
+    shared_job = ray.put(job._replace(threads=cpus))
     waiting = list(enumerate(rows))[::-1]
     running: dict[Any, tuple[int, Row]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 n, row = waiting.pop()
-                running[task.remote(told, row)] = n, row
+                running[task.remote(shared_job, row)] = n, row
             (done,), _ = ray.wait(list(running), num_returns=1)
             n, row = running.pop(done)
             try:
@@ -351,10 +351,10 @@ def _gather_facts(config: LiverEvaluateConfig, plan: _Plan) -> Facts:
 
 
 def _count_seen(plan: _Plan) -> tuple[int | None, int]:
-    """Of how many of the cases the segmenter learned from the patient, or was chosen by them.
+    """How many of the cases are of patients that the segmenter was trained or selected on.
 
-    None where nothing tells. A refining run counts too. Names are a folder's own: patients are
-    compared.
+    None where the checkpoint does not list them. A refining run counts too. Patients are compared,
+    because names of cases are unique within one folder only.
     """
     seen: dict[str, set[str]] = {"train": set(), "validation": set()}
     for uri in filter(None, (plan.trained.run, plan.trained.refined_by)):

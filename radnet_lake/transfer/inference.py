@@ -1,6 +1,8 @@
-"""The mask of an organ on a case's own grid: windows, the segmenter over each, and what is made of
-them (3D-RADNet 2.3); beyond the paper, each by itself: overlapping windows averaged, the largest
-component alone, and a second segmenter on what lies around the first mask.
+"""Segmentation: takes an image (D, H, W) and a trained run, gives the organ's mask on its grid.
+
+The segmenter runs over windows, which are merged (3D-RADNet 2.3). Beyond the paper, each optional:
+overlapping windows averaged, only the largest component kept, a second segmenter on the region
+around the first mask.
 
 Shapes: D slices of a case, H rows, W columns; d, h, w those of the segmenter's input; B windows.
 """
@@ -43,7 +45,7 @@ MARGIN_MM = 20.0
 SLICES_AT_ONCE = 16
 """Brought to the case's own rows and columns at a time: 16 MiB of 512x512."""
 NEIGHBOURS = np.ones((3, 3, 3), np.uint8)
-"""Voxels that share a face, an edge or a corner hang together."""
+"""Voxels that share a face, an edge or a corner are connected."""
 
 Image = npt.NDArray[np.int16]
 Mask = npt.NDArray[np.uint8]
@@ -267,21 +269,21 @@ def predict_windows(
         grey = [cut_image(image, r, settings) for r in regions[first : first + models.batch]]
         windows = torch.from_numpy(np.stack(grey))[:, None]  # B of (d, h, w) -> (B, 1, d, h, w)
         try:
-            said = segmenter(windows.to(models.device)).float().sigmoid()[:, 0].cpu().numpy()
+            predicted = segmenter(windows.to(models.device)).float().sigmoid()[:, 0].cpu().numpy()
         except torch.OutOfMemoryError:
             what = "the GPU's memory is too small for so many windows"
             raise SettingError(what, "--batch", "use a smaller one") from None
-        if not np.isfinite(said).all():
+        if not np.isfinite(predicted).all():
             what = "the segmenter gives values that are no numbers"
             remedy = "use the other checkpoint, or train with a lower learning rate"
             raise CheckpointError(what, "the checkpoint", remedy)
-        yield from said
+        yield from predicted
 
 
 def merge_windows(
     probabilities: Iterable[Array], regions: Sequence[Region], depth: int, ways: Iterable[bool]
 ) -> dict[bool, Array]:
-    """What windows say together of each slice of a case, (D, h, w): nearest (False), mean (True).
+    """Windows merged into probabilities of a case, (D, h, w): nearest (False), mean (True).
 
     probabilities: (d, h, w) of each region. A region's slices are the case's own, so windows join
     before they are brought to its rows and columns: both are linear. Of windows whose middles are
@@ -289,13 +291,13 @@ def merge_windows(
     """
     owners, counts = _share_slices(regions, depth)
     merged: dict[bool, Array] = {}
-    for place, (said, region) in enumerate(zip(probabilities, regions, strict=True)):
+    for place, (predicted, region) in enumerate(zip(probabilities, regions, strict=True)):
         start = region.start[0]
         inside = slice(max(start, 0), min(start + region.shape[0], depth))
-        part = said[inside.start - start : inside.stop - start]
+        part = predicted[inside.start - start : inside.stop - start]
         for average in ways:
             if average not in merged:
-                merged[average] = np.zeros((depth, *said.shape[1:]), np.float32)
+                merged[average] = np.zeros((depth, *predicted.shape[1:]), np.float32)
             if average:
                 merged[True][inside] += part / counts[inside, None, None]
             else:
@@ -335,7 +337,7 @@ def _find_mask(merged: Array, shape: tuple[int, ...], threshold: float) -> Mask:
 def keep_largest(mask: Mask) -> Mask:
     """The largest component of a mask (D, H, W) of 0 and 1; of equal ones the first.
 
-    Voxels that touch in a face, an edge or a corner hang together.
+    Voxels that touch in a face, an edge or a corner are connected.
     """
     kept = np.zeros_like(mask)
     boxes = ndimage.find_objects(mask)
@@ -367,7 +369,7 @@ def refine_mask(
     region = bound_mask(mask, models.margin_mm, steps_mm, cases.settings)
     if region is None or models.refining is None:
         return refined
-    said = predict_windows(models.refining, image, [region], cases.settings, models)
-    values, where = paste(next(said), region, mask.shape)
+    predicted = predict_windows(models.refining, image, [region], cases.settings, models)
+    values, where = paste(next(predicted), region, mask.shape)
     refined[where] = values >= method.threshold
     return keep_largest(refined) if method.largest else refined

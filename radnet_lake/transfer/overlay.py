@@ -18,7 +18,7 @@ from radnet_lake.volume.planes import FONT, INK, Plane, draw_rows, lay_planes
 WINDOW = (-160.0, 240.0)
 """HU of black and white: soft tissue, centre 40, width 400."""
 COLOURS = ("#ffb000", "#40c4ff", "#ff5fa2", "#7ddc63", "#c9a0ff")
-"""Of the masks in their order; told apart on grey by those who do not see red and green, too."""
+"""Of the masks in their order; distinct on grey also for people who confuse red and green."""
 
 
 def draw_overlay(

@@ -165,8 +165,8 @@ def prepare_cases(config: LiverPrepareConfig, watch: Watch | None = None) -> Liv
         report.reasons.update([row["reason"]] if row["reason"] else [])
         if watch:
             watch(report)
-    told = [_describe_patient(rows[c.name], c, patients) for c in listing.candidates]
-    _finish(folder, told, report)
+    rows_now = [_describe_patient(rows[c.name], c, patients) for c in listing.candidates]
+    _finish(folder, rows_now, report)
     report.seconds = time.monotonic() - started
     return report
 
@@ -250,7 +250,7 @@ def _open_lake(config: LiverPrepareConfig) -> Lake | None:
     if config.source == "lits" or (config.source == "pairs" and not config.lake):
         return None
     lake = open_lake(locate_lake(config.lake))
-    choose_opener(lake)  # a missing key is said before any work
+    choose_opener(lake)  # a missing key is an error before any work
     return lake
 
 
@@ -323,9 +323,9 @@ def _await_row(task: Any) -> Row | None:
 
 
 def _describe_patient(row: Row, candidate: Candidate, trained: set[str] | None) -> Row:
-    """The row with what is told of the patient now, whenever the case was made."""
-    told = trained is not None and candidate.SeriesInstanceUID is not None
-    is_known = candidate.patient in (trained or ()) if told and not row["reason"] else None
+    """The row with the patient and split of today's listing, whenever the case was made."""
+    is_comparable = trained is not None and candidate.SeriesInstanceUID is not None
+    is_known = candidate.patient in (trained or ()) if is_comparable and not row["reason"] else None
     patient = {"patient": digest_value(candidate.patient), "is_known": is_known}
     return row | patient | {"StudyInstanceUID": candidate.StudyInstanceUID}
 
@@ -358,9 +358,9 @@ def _warn(made: list[Row], settings: CaseSettings) -> list[str]:
     warnings = []
     known = Counter(row["split"] for row in made if row["is_known"])
     if known:
-        told = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
+        counts = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
         warnings.append(
-            f"the network was trained on patients of {known.total()} cases ({told}):"
+            f"the network was trained on patients of {known.total()} cases ({counts}):"
             " what is measured on them is too good"
         )
     if settings.network and any(row["is_known"] is None for row in made):

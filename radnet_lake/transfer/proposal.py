@@ -97,10 +97,10 @@ def _measure(rows: Sequence[Mapping[str, Any]], rule: str, threshold: float) -> 
         places = [np.arange(len(row["scores"])) for row in rows]
         chosen = [row["chosen"] for row in rows]
         is_picked = np.concatenate([np.isin(*pair) for pair in zip(places, chosen, strict=True)])
-    told: dict[str, Any] = {"windows": len(share), "picked": int(is_picked.sum())}
+    measures: dict[str, Any] = {"windows": len(share), "picked": int(is_picked.sum())}
     for name, is_such in (("whole", share >= WHOLE), ("any", share > 0)):
         both = int((is_such & is_picked).sum())
-        told[f"{name}_windows"] = int(is_such.sum())
-        told[f"{name}_recall"] = both / int(is_such.sum()) if is_such.any() else None
-        told[f"{name}_precision"] = both / int(is_picked.sum()) if is_picked.any() else None
-    return told | {"organ_share": float(np.mean(covered)), "missed": covered.count(0)}
+        measures[f"{name}_windows"] = int(is_such.sum())
+        measures[f"{name}_recall"] = both / int(is_such.sum()) if is_such.any() else None
+        measures[f"{name}_precision"] = both / int(is_picked.sum()) if is_picked.any() else None
+    return measures | {"organ_share": float(np.mean(covered)), "missed": covered.count(0)}

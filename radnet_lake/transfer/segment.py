@@ -214,7 +214,7 @@ def _digest(trained: Trained) -> str:
 
 def _list_series(lake: Lake, config: LiverSegmentConfig) -> list[Scan]:
     """The series asked for, without their frames. Raises SettingError where there are none."""
-    choose_opener(lake)  # a missing key is said before any work
+    choose_opener(lake)  # a missing key is an error before any work
     if config.series:
         uids = list(dict.fromkeys(filter(None, map(str.strip, config.series.split(",")))))
     else:
@@ -300,7 +300,7 @@ def _segment(job: Job, scans: Iterable[Scan], workers: int) -> Iterator[Row]:
     task = ray.remote(
         num_cpus=cpus, num_gpus=int(job.device == "cuda"), max_retries=TRIES - 1
     )(_segment_remotely)  # fmt: skip
-    told = ray.put(job._replace(threads=cpus))
+    shared_job = ray.put(job._replace(threads=cpus))
     running: dict[Any, Scan] = {}
 
     def take(limit: int) -> Iterator[Row]:
@@ -310,7 +310,7 @@ def _segment(job: Job, scans: Iterable[Scan], workers: int) -> Iterator[Row]:
 
     for scan in scans:
         yield from take(workers - 1)
-        running[task.remote([told], scan)] = scan
+        running[task.remote([shared_job], scan)] = scan
     yield from take(0)
 
 
@@ -326,15 +326,15 @@ def _await_row(task: Any, job: Job, scan: Scan) -> Row:
     return row
 
 
-def _segment_remotely(told: list[Any], scan: Scan) -> Row:
-    job, models = _open_models(told[0])
+def _segment_remotely(shared_job: list[Any], scan: Scan) -> Row:
+    job, models = _open_models(shared_job[0])
     return segment_scan(job, models, scan)
 
 
 @lru_cache(maxsize=1)
-def _open_models(told: Any) -> tuple[Job, Models]:
+def _open_models(shared_job: Any) -> tuple[Job, Models]:
     """Of one run of this command; a worker process serves many series."""
-    job: Job = ray.get(told)
+    job: Job = ray.get(shared_job)
     use_threads(job.threads)
     return job, build_models(job.trained, job.batch, job.device)
 

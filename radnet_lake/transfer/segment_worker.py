@@ -44,7 +44,7 @@ class Scan(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What a worker is told. endings: of the files to write. network: digest of all weights.
+    """What each worker gets. endings: of the files to write. network: digest of all weights.
 
     threads: of torch; 0: as they are.
     """
@@ -205,7 +205,7 @@ def _write_seg(
     organ = job.trained.cases.organ
     data = make_segmentation(mask, steps_mm, stack, source, organ, job.network)
     if source.made_up:
-        told = ", ".join(source.made_up)
-        row["notes"].append(f"the files have no {told}: the SEG names made-up ones")
+        missing = ", ".join(source.made_up)
+        row["notes"].append(f"the files have no {missing}: the SEG names made-up ones")
     Folder(job.out).write(scan.name + SEG, data)
     row["files"].append(scan.name + SEG)

@@ -1,6 +1,6 @@
-"""Where cases come from: a LiTS folder, or a lake with SEG or RTSTRUCT objects.
+"""Candidates for cases: takes a LiTS folder, or a lake with SEG or RTSTRUCT objects.
 
-`list_candidates` says what there is without reading a voxel; `stream_candidates` adds the frames of
+Listing reads no voxel; `stream_candidates` adds the frames of
 those whose image lies in a lake. A candidate can go to another process, which calls its `read`.
 transfer/pairs.py lists more of them.
 """
@@ -227,7 +227,7 @@ def check_ct(frames: list[Frame]) -> list[Frame]:
 
 
 def digest_value(value: object) -> str:
-    """A short name for a value with a telling repr."""
+    """A short digest of a value's repr."""
     return hashlib.blake2b(repr(value).encode(), digest_size=8).hexdigest()
 
 
@@ -255,7 +255,7 @@ def _read_lake(
         except VolumeError as error:
             if error.reason not in ("no_mask", "mask_mismatch"):
                 raise
-            # What names the organ but does not fit says more than what does not name it.
+            # An object that names the organ but does not fit is the better reason to report.
             trouble = trouble if trouble.reason == "mask_mismatch" else error
             continue
         note = f"mask {n + 1} of {len(masks)} that name the series is the first with the organ"

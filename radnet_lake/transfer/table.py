@@ -1,4 +1,4 @@
-"""How well masks meet the truth: cases, their mean and median with intervals, the paper's beside.
+"""Table of a segmenter: takes outcomes of cases, gives mean and median Dice and IoU with intervals.
 
 For people (Markdown) and for programs (CSV). No patient and no path of an image is named in either.
 """
@@ -62,7 +62,7 @@ class Number(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """On what the numbers rest.
+    """What the numbers were measured on.
 
     epoch: after how many, None unknown. init: first weights that the run was given, '' of the
     network of the regions. unprepared: cases of the folder that are in no split, for
@@ -110,9 +110,9 @@ def measure(
     for method in dict.fromkeys(o.method for o in outcomes):
         done = [o for o in outcomes if o.method == method and o.reason is None]
         for name, (take, join) in MEASURES.items():
-            told = [(o.patient, value) for o in done if (value := take(o)) is not None]
-            values = np.array([value for _, value in told], np.float64)
-            patients = np.array([patient for patient, _ in told])
+            known = [(o.patient, value) for o in done if (value := take(o)) is not None]
+            values = np.array([value for _, value in known], np.float64)
+            patients = np.array([patient for patient, _ in known])
             printed = getattr(paper, name, None)
             low, high = _bound(values, patients, join, resamples, seed)
             numbers.append(
@@ -210,8 +210,10 @@ def _describe(outcomes: Sequence[Outcome], facts: Facts) -> list[str]:
         f" {facts.freeze}{share}",
     ]
     if failed:
-        told = ", ".join(f"{reason} {count}" for reason, count in failed.most_common())
-        lines.append(f"- FAILED, and in no number: {failed.total()} of {len(first)} cases ({told})")
+        reasons = ", ".join(f"{reason} {count}" for reason, count in failed.most_common())
+        lines.append(
+            f"- FAILED, and in no number: {failed.total()} of {len(first)} cases ({reasons})"
+        )
     if facts.unprepared:
         lines.append(f"- in no split: {facts.unprepared} cases that could not be prepared")
     if facts.learned is None:

@@ -1,4 +1,4 @@
-"""Training a segmenter: the run's folder is made or taken up, its workers are started.
+"""Training of a segmenter: takes settings and cases, gives a run folder with checkpoints.
 
     config = LiverTrainConfig(out="liver", cases="cases", freeze="all")
     report = train_liver(config)
@@ -97,7 +97,7 @@ def _start(config: LiverTrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
         "seed": config.seed,
     } | describe_code()
     job, report = _plan(config, run, about)
-    # What is wrong with them is said before there is a run.
+    # Errors in them are raised before there is a run.
     job._replace(weights=weights).begin(Group()).load_weights()
     if (regions := folder.read_network()) is not None:
         run.folder.write(REGIONS, encode_checkpoint(regions))

@@ -1,4 +1,4 @@
-"""What a segmenter's training is to do: its settings, its cases, the network it starts from."""
+"""Plan of a segmenter's training: takes settings and cases, gives examples and first weights."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace

@@ -1,4 +1,4 @@
-"""Regions: boxes of a case's voxels, cut out as the network takes volumes, and put back.
+"""Regions: takes boxes of a case, gives network inputs, and puts outputs back on the grid.
 
 A window is the region of so many slices of a case that the pretrained network looks at (3D-RADNet
 2.3: 48 slices, every 8). What is cut has the size of the network's input: an image exactly as

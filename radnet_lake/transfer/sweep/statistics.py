@@ -104,11 +104,11 @@ Results = dict[tuple[Setting, str], Result]
 
 def gather(scores: Iterable[Score]) -> Results:
     """Scores as matrices of seeds and cases, of the cases that every seed has a number for."""
-    told: dict[tuple[Setting, str], dict[int, dict[str, Score]]] = defaultdict(dict)
+    gathered: dict[tuple[Setting, str], dict[int, dict[str, Score]]] = defaultdict(dict)
     for one in scores:
-        told[one.setting, one.method].setdefault(one.seed, {})[one.case] = one
+        gathered[one.setting, one.method].setdefault(one.seed, {})[one.case] = one
     results = {}
-    for key, by_seed in told.items():
+    for key, by_seed in gathered.items():
         has = [
             {case for case, one in rows.items() if math.isfinite(one.dice + one.iou)}
             for rows in by_seed.values()

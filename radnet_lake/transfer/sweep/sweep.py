@@ -97,7 +97,7 @@ def sweep_liver(
 ) -> SweepReport:
     """Run all trials that are not measured yet; write tables and pictures after each.
 
-    A trial that fails is told with its reason, and the others go on. learn: for tests.
+    A trial that fails is reported with its reason, and the others go on. learn: for tests.
 
     Raises SettingError for a wrong setting, cases that are not prepared, or a folder whose sweep
     has other settings; RadnetLakeError where every trial failed; StoreError.
@@ -175,11 +175,11 @@ class _Sweep:
     def keep_settings(self) -> None:
         """Write sweep.json. Raises SettingError where trials were made with other settings."""
         kept = {name: getattr(self.config, name) for name in SHARED}
-        told = [
+        digests = [
             self.made_with.describe(),
             sorted([row[key] for key in _SAME] for row in self.cases),
         ]
-        kept["cases"] = hashlib.sha256(json.dumps(told).encode()).hexdigest()
+        kept["cases"] = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
         if self.config.medicalnet:
             kept |= {name: getattr(self.config, name) for name in FOREIGN}
         if "sweep.json" in self.folder.names("sweep.json"):
@@ -227,7 +227,7 @@ class _Sweep:
             names = draw_cases(self.table, "train", t.train.share, t.train.seed)
             sizes.setdefault(t.setting, []).append(len(names))
         c = self.config
-        told = f"{c.epochs} epochs, batch {c.batch}, learning rate {c.learning_rate:g}"
+        settings = f"{c.epochs} epochs, batch {c.batch}, learning rate {c.learning_rate:g}"
         known = sum(row["split"] == "test" and bool(row["is_known"]) for row in self.cases)
         return Facts(
             organ=self.made_with.organ,
@@ -236,7 +236,7 @@ class _Sweep:
             cases=counts,
             trials=len(self.trials),
             done=self.report.known + self.report.done,
-            training=f"{told}, decoder width {c.decoder_width}, {c.precision}",
+            training=f"{settings}, decoder width {c.decoder_width}, {c.precision}",
             known=known,
             unknown=sum(row["split"] == "test" and row["is_known"] is None for row in self.cases),
             init=c.init,

@@ -158,17 +158,17 @@ def judge_shares(results: Results, facts: Facts) -> str:
     done = [s for s in facts.list_shares() if (s, PLAIN) in results]
     if len(done) < 2:
         return "Order of the shares: not two are measured yet."
-    told, steps = [], list(itertools.pairwise(done))
+    compared, steps = [], list(itertools.pairwise(done))
     for more, fewer in [*steps, *([(done[0], done[-1])] if len(steps) > 1 else [])]:
         found = compare(results[more, PLAIN], results[fewer, PLAIN])
         if not found:
             continue
         pair = f"{100 * more.share:g} % against {100 * fewer.share:g} %"
-        told.append((f"{pair} {found.mean:+.1f} ({_say_interval(found)})", found))
-    wrong = [text for text, found in told[: len(steps)] if found.mean < 0]
+        compared.append((f"{pair} {found.mean:+.1f} ({_say_interval(found)})", found))
+    wrong = [text for text, found in compared[: len(steps)] if found.mean < 0]
     holds = "holds: each larger share has the higher mean Dice" if not wrong else "DOES NOT HOLD"
-    unclear = sum(not found.is_clear for _, found in told[: len(steps)])
-    text = f"**The order of the shares {holds}.** Points: {'; '.join(t for t, _ in told)}."
+    unclear = sum(not found.is_clear for _, found in compared[: len(steps)])
+    text = f"**The order of the shares {holds}.** Points: {'; '.join(t for t, _ in compared)}."
     if unclear:
         text += f" {unclear} of {len(steps)} steps have no interval that leaves out zero."
     return f"{text} The paper's own order does not hold: 40 % is above 60 % and 80 %."

@@ -182,8 +182,8 @@ def read_scores(folder: Folder, trial: Trial) -> list[dict[str, Any]]:
         numbers = [{name: float(row[name]) for name in ("dice", "iou")} for row in rows]
     except (LakeError, ValueError, KeyError, TypeError, csv.Error):
         return []
-    told = [row | number for row, number in zip(rows, numbers, strict=True)]
-    return [row for row in told if row["method"] in wanted]
+    numbered = [row | number for row, number in zip(rows, numbers, strict=True)]
+    return [row for row in numbered if row["method"] in wanted]
 
 
 def is_measured(folder: Folder, trial: Trial) -> bool:

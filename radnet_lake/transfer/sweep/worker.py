@@ -14,7 +14,7 @@ from radnet_lake.errors import RadnetLakeError
 
 
 def run_trial(config: dict[str, int], trials: Sequence[Any], learn: Callable[[Any], None]) -> None:
-    """Do one of the trials. What fails would fail again: it is told, not raised."""
+    """Do one of the trials. An error would come again, so it is returned, not raised."""
     try:
         learn(trials[config["trial"]])
     except Exception as error:
