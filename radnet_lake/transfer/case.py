@@ -131,7 +131,7 @@ def read_dicom_case(
 
     frames: the series' rows. mask: any row of the mask's file (of a file outside a lake
     Frame(uri=...)), or the path of a NIfTI mask on the same grid. organ: its name, or the number of
-    the segment, ROI or label (dicom_mask.read_mask), or several, united; by name all labels of a
+    the segment, ROI or label (read_mask.read_mask), or several, united; by name all labels of a
     NIfTI mask count.
 
     Frames of reference are compared as the files have them. Raises VolumeError as

@@ -1,7 +1,7 @@
 """Region proposal: how sure the pretrained network is that a window holds the organ.
 
 The score of a window is the sigmoid of a class of the coverage head (3D-RADNet 2.3); which windows
-are taken, region.choose_windows says.
+are taken: see windows.choose_windows.
 """
 
 from collections.abc import Mapping, Sequence

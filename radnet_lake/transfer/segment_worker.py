@@ -64,7 +64,7 @@ def segment_scan(job: Job, models: Models, scan: Scan) -> Row:
 
     A row's reason is null where all went well: a mask without a voxel has no SEG, and organ_ml 0.
     Where only the SEG cannot be written, the other files are there. Raises StoreError where the
-    store does not take the files, CheckpointError and SettingError as liver_predict.segment_image.
+    store does not take the files, CheckpointError and SettingError as inference.segment_image.
     """
     row = start_row(job, scan)
     try:
@@ -126,7 +126,7 @@ def start_row(job: Job, scan: Scan) -> Row:
 def restore_slices(mask: Mask, depth: int, old_mm: float, new_mm: float) -> Mask:
     """The mask of a case with slices every new_mm on the grid it was resampled from.
 
-    mask: (d, H, W), of liver_case.resample_slices. depth: slices of the grid, old_mm apart. A slice
+    mask: (d, H, W), of case.resample_slices. depth: slices of the grid, old_mm apart. A slice
     takes the one that it lies in, as a mask's voxels are not blended.
     """
     index = ((np.arange(depth) + 0.5) * old_mm / new_mm).astype(np.int64)

@@ -105,7 +105,7 @@ class LiverSweepConfig:
 
     def list_methods(self) -> list[str]:
         """Methods of every trial; plain is always among them."""
-        # As liver_predict.Method.label writes them.
+        # As inference.Method.label writes them.
         named = ["+".join(sorted(name.split("+"))) for name in _split(self.methods)]
         return list(dict.fromkeys([PLAIN, *named]))
 

@@ -1,6 +1,6 @@
 """What Ray Tune runs in a process of its own for each trial of a sweep.
 
-Kept out of modules that use DuckDB: see cluster.count_attempts.
+Kept out of modules that use DuckDB: see ray_cluster.count_attempts.
 """
 
 import traceback
