@@ -25,7 +25,7 @@ LIVER ?= $(RUN)-liver-$(LIVER_PATIENTS)
 # Each of Ray's many processes would compile all libraries anew where bytecode may not be written.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo reproduce reproduce-liver test test-all check format schema benchmark clean
+.PHONY: setup demo reproduce reproduce-liver quick test test-all check format schema benchmark clean
 
 setup: $(VENV)/.ready
 
@@ -66,6 +66,10 @@ reproduce-liver: reproduce $(LIVER)/archive.truth.csv
 	$(BIN)/radnet-lake liver sweep --cases $(LIVER)/cases --out $(LIVER)/sweep \
 		--scratch-shares 0.4,0.2 --seeds $(LIVER_SEEDS) --epochs $(LIVER_EPOCHS) --batch 2 --learning-rate 0.002 \
 		--decoder-width 8 --channels-last --note "PHANTOM DATA" $(LIVER_MORE)
+
+quick: setup
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+		-m "not slow and not ray and not s3 and not long"
 
 test: setup
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"

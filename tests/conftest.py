@@ -22,6 +22,8 @@ import radnet_lake
 from radnet_lake.label.rollup import refresh_rollup
 from radnet_lake.lake.log import create_lake
 
+TIERS = {"ray_local": "ray", "s3": "s3", "phantoms": "long"}
+"""The marker that a test has for a fixture that it uses; `make quick` leaves these tests out."""
 LONGEST_FIRST = (
     "test_train",
     "test_readme",
@@ -48,9 +50,35 @@ os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Long files first: xdist workers take one file after the other, in this order."""
+    """Mark each test with its tiers, and put long files first.
+
+    xdist workers take one file after the other, in this order.
+    """
+    for item in items:
+        for tier in _list_tiers(item):
+            item.add_marker(tier)
     rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def _list_tiers(item: pytest.Item) -> set[str]:
+    """By its fixtures, and by a parameter "s3", where a fixture is asked for by name only then."""
+    tiers = {TIERS[name] for name in getattr(item, "fixturenames", ()) if name in TIERS}
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return tiers | {"s3" for value in values if isinstance(value, str) and value == "s3"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test without the marker `ray` that would start a Ray of its own fails."""
+    ray.init = _start_ray if item.get_closest_marker("ray") else _refuse_ray
+
+
+_start_ray = ray.init
+
+
+def _refuse_ray(*_: object, **__: object) -> None:
+    raise AssertionError("this test needs Ray: let it use the fixture ray_local")
 
 
 @pytest.fixture(scope="session")

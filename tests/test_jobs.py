@@ -15,6 +15,7 @@ from s3_server import find_free_ports
 
 import radnet_lake
 
+pytestmark = pytest.mark.ray
 ROOT = Path(__file__).parent.parent
 BIN = Path(sys.executable).parent
 AGENTS = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")

@@ -1,12 +1,12 @@
 """The README is true: its commands run, its tree is the disk's, every command is in it."""
 
-import os
+import contextlib
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command_lines import run_in_shell, run_line
 
 from radnet_lake import schema
 from radnet_lake.cli.app import main
@@ -15,7 +15,6 @@ from radnet_lake.label import docs_tables
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BIN = Path(sys.executable).parent
 
 
 def read_block(heading: str, language: str) -> str:
@@ -23,13 +22,9 @@ def read_block(heading: str, language: str) -> str:
     return section.split(f"```{language}\n", 1)[1].split("```", 1)[0]
 
 
-def run_words(words: list[str], folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"} | variables
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
-
-
 @pytest.mark.timeout(900)
-def test_commands_of_the_readme_run_as_written(tmp_path: Path, ray_local: str) -> None:
+@pytest.mark.usefixtures("ray_local")
+def test_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
     lines = read_block("Harvest and ask", "sh").strip().splitlines()
     lines += read_block("Label", "sh").strip().splitlines()
     lines += read_block("Preprocess and look", "sh").strip().splitlines()
@@ -38,19 +33,18 @@ def test_commands_of_the_readme_run_as_written(tmp_path: Path, ray_local: str) -
     assert len(lines) == 30
     for line in lines:
         # One command starts a Ray of its own, as it does for a user; the others save that time.
-        is_alone = line.startswith("radnet-lake compact")
-        variables = {} if is_alone else {"RAY_ADDRESS": ray_local}
-        done = run_words(["bash", "-c", line], tmp_path, **variables)
-        assert done.returncode == 0, (line, done.stderr)
+        in_shell = "$(" in line or line.startswith("radnet-lake compact")
+        done = run_in_shell(line, tmp_path) if in_shell else run_line(line, tmp_path)
+        assert done.status == 0, (line, done.errors)
         told = line.split()[1] in ("harvest", "preprocess", "train", "evaluate", "predict", "liver")
-        assert done.stderr == "" or told, (line, done.stderr)
+        assert done.errors == "" or told, (line, done.errors)
     for name in ("labels.parquet", "series.png", "sheet.png"):
         assert (tmp_path / name).exists()
     assert (tmp_path / "headers.csv").read_text().startswith("SeriesInstanceUID,StudyDescription\n")
     code = read_block("Harvest and ask", "python").replace(".df()", ".fetchall()")
     code += read_block("Preprocess and look", "python")
-    done = run_words([sys.executable, "-c", code], tmp_path, RAY_ADDRESS=ray_local)
-    assert done.returncode == 0, done.stderr
+    with contextlib.chdir(tmp_path):
+        exec(code, {})
 
 
 def test_tree_of_the_readme_is_the_disk() -> None:

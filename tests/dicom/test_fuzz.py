@@ -7,6 +7,7 @@ import tracemalloc
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from pydicom.data import get_testdata_files
 
 from radnet_lake import schema
@@ -109,6 +110,7 @@ def run_cases(seed: int, count: int) -> tuple[Counter[str], float]:
     return outcomes, slowest
 
 
+@pytest.mark.long
 def test_damaged_files_end_as_rows_or_rejects_in_bounded_time() -> None:
     outcomes, slowest = run_cases(SEED, CASES)
     assert outcomes.total() == CASES

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from dicom_files import write_series
 from harvest_runs import ask, everything, run
+from programs import needs_program
 from s3_server import S3Server
 
 from radnet_lake.cli.app import main
@@ -61,6 +62,8 @@ def test_killed_harvest_leaves_readable_lake_and_next_run_finishes_it(
     assert everything(lake, f"{source}/") == everything(clean, f"{source}/")
 
 
+@pytest.mark.ray
+@needs_program("pgrep", "procps")
 def test_killed_worker_costs_nothing(tmp_path: Path) -> None:
     for series in range(20):
         write_series(tmp_path / "in", series, 20)

@@ -259,6 +259,7 @@ def vary(name: str, n: int, dz: float, rotation: np.ndarray, seed: int) -> dict[
 
 @given(st.lists(stacks(), min_size=8, max_size=16))
 @settings(max_examples=6, deadline=None)
+@pytest.mark.long
 def test_valid_stacks_stay_regular_and_spoilt_ones_never_do(drawn: list[Any]) -> None:
     rows, expected = [], {}
     for number, one in enumerate(drawn):
@@ -272,6 +273,7 @@ def test_valid_stacks_stay_regular_and_spoilt_ones_never_do(drawn: list[Any]) ->
 
 @given(st.lists(stacks(), min_size=8, max_size=16))
 @settings(max_examples=3, deadline=None)
+@pytest.mark.long
 def test_plain_and_long_way_say_the_same(drawn: list[Any]) -> None:
     ways = [
         frames for number, one in enumerate(drawn) for frames in vary(str(number), *one).values()

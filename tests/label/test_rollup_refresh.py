@@ -40,6 +40,7 @@ def stored(lake: Lake | str) -> dict[str, Row]:
     return {row["SeriesInstanceUID"]: row for row in rows}
 
 
+@pytest.mark.long
 def test_only_what_changed_is_rolled_up(tmp_path: Path) -> None:
     lake = make(tmp_path, stack("a") + stack("b", 20), stack("b", 20, z=100, first=21) + stack("c"))
     first = refresh_rollup(lake)
@@ -78,6 +79,7 @@ def test_new_rules_roll_up_everything_anew(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(stored(lake)) == ["a", "b"]
 
 
+@pytest.mark.long
 def test_series_that_lie_in_many_parts_are_put_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,6 +134,7 @@ def test_rows_without_series_uid_are_apart_by_folder(tmp_path: Path) -> None:
     assert refresh_rollup(lake).rolled == 0
 
 
+@pytest.mark.long
 def test_empty_lake_has_an_empty_rollup_with_columns(tmp_path: Path) -> None:
     full = make(tmp_path / "full", stack("a"))
     refresh_rollup(full)
@@ -165,6 +168,7 @@ def test_killed_refresh_leaves_the_lake_as_it_was(
 
 
 @pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.long
 def test_two_refreshes_at_once_do_not_both_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_new: bool
 ) -> None:

@@ -292,6 +292,7 @@ def test_patterns_are_patterns_and_never_sql(decide: Any) -> None:
     assert told["1.1", "sequence"][3]["protocol"] == hostile
 
 
+@pytest.mark.long
 def test_a_protocol_holds_between_its_dates(decide: Any) -> None:
     days = ["2020-01-01", "2020-06-01", "2020-12-31", "2021-01-01"]
     series = [
@@ -321,6 +322,7 @@ def test_protocols_that_disagree_give_no_answer_and_show_both(decide: Any) -> No
     assert told["1.0", "time_series"][:3] == ("false", "SITE-PROTOCOL-TIME", False)
 
 
+@pytest.mark.long
 def test_a_later_row_about_the_same_texts_replaces_a_protocol(decide: Any) -> None:
     series = [{"SeriesInstanceUID": "1.1", "SeriesDescription": "FLAIR"}]
     later = {"when": "2026-02-01T12:00"}
@@ -330,6 +332,7 @@ def test_a_later_row_about_the_same_texts_replaces_a_protocol(decide: Any) -> No
     assert told["1.1", "sequence"][:3] == (None, "SITE-PROTOCOL-SEQUENCE", False)
 
 
+@pytest.mark.long
 def test_coverage_by_protocol_must_fit_the_stack_unless_trusted(decide: Any) -> None:
     series = [{"SeriesInstanceUID": "1.1", "SeriesDescription": "FLAIR", "slice_count": 28}]
     whole = {"sequence": "", "coverage": "brain|lung|kidney"}

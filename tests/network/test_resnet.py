@@ -166,6 +166,7 @@ def test_weights_stand_for_the_published_function(depth: int, encoder: str) -> N
         torch.testing.assert_close(network(x)[-1], expected)
 
 
+@pytest.mark.long
 def test_the_papers_network_steps_at_its_full_size() -> None:
     network = RadNet(NetworkConfig())
     assert sum(weight.numel() for weight in network.parameters()) == 48_224_092
@@ -240,6 +241,7 @@ def test_half_precision_learns_from_two_slices() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.long
 def test_compiled_network_learns_the_same() -> None:
     network = RadNet(SMALL)
     volumes = make_volumes(2, 16, 32, 32)

@@ -63,7 +63,7 @@ def read_all(folder: Path) -> list[tuple[str, bytes]]:
 
 
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Archive:
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Archive:
     out = tmp_path_factory.mktemp("phantom") / "archive"
     phantom(make_config(out))
     with out.with_name("archive.truth.csv").open(encoding="utf-8", newline="") as stream:
@@ -102,9 +102,9 @@ def read_frames(data: bytes) -> list[tuple[tuple[float, ...], int, np.ndarray, f
 
 
 def test_written_pixels_equal_rendered_arrays_for_every_vendor_syntax_and_view(
-    archive: Archive, plans: dict[str, Series]
+    phantoms: Archive, plans: dict[str, Series]
 ) -> None:
-    _, files, truth = archive
+    _, files, truth = phantoms
     seen = set()
     for uid, series in plans.items():
         rendered = []
@@ -131,16 +131,16 @@ def test_written_pixels_equal_rendered_arrays_for_every_vendor_syntax_and_view(
     assert seen >= {"axial", "coronal", "sagittal", "oblique", "enhanced"}
 
 
-def test_truth_has_one_row_per_series_and_counts_its_files(archive: Archive) -> None:
-    _, files, truth = archive
+def test_truth_has_one_row_per_series_and_counts_its_files(phantoms: Archive) -> None:
+    _, files, truth = phantoms
     assert set(files) - {"none"} == set(truth)
     assert {uid: len(found) for uid, found in files.items() if uid != "none"} == {
         uid: int(row["n_files"]) for uid, row in truth.items()
     }
 
 
-def test_truth_geometry_agrees_with_headers(archive: Archive) -> None:
-    _, files, truth = archive
+def test_truth_geometry_agrees_with_headers(phantoms: Archive) -> None:
+    _, files, truth = phantoms
     directions = {"axial": 2, "coronal": 1, "sagittal": 0}
     checked = 0
     for uid, row in truth.items():
@@ -183,8 +183,8 @@ def test_covered_organs_lie_inside_the_field_of_view(plans: dict[str, Series]) -
             assert (index + reach < np.array(grid.shape)).all(), (region, series.view, label)
 
 
-def test_every_kind_that_must_be_excluded_and_kept_is_there(archive: Archive) -> None:
-    truth = archive[2].values()
+def test_every_kind_that_must_be_excluded_and_kept_is_there(phantoms: Archive) -> None:
+    truth = phantoms[2].values()
     reasons = {row["excluded_by"] for row in truth}
     assert reasons >= {"geom", "few", "nodesc", "time", "seq", "stir", "spacing", "view"}
     assert "not_image" in reasons
@@ -195,9 +195,9 @@ def test_every_kind_that_must_be_excluded_and_kept_is_there(archive: Archive) ->
 
 
 def test_only_masks_writes_the_same_series_and_masks_and_no_more(
-    archive: Archive, tmp_path: Path
+    phantoms: Archive, tmp_path: Path
 ) -> None:
-    _, files, truth = archive
+    _, files, truth = phantoms
     out = tmp_path / "only"
     phantom(make_config(out, only="masks"))
     with out.with_name("only.truth.csv").open(encoding="utf-8", newline="") as stream:
@@ -209,6 +209,7 @@ def test_only_masks_writes_the_same_series_and_masks_and_no_more(
     assert read_all(out) == sorted(found for uid in rows for found in files[uid])
 
 
+@pytest.mark.long
 def test_equal_seed_gives_equal_bytes_and_other_seed_other_ones(tmp_path: Path) -> None:
     digests = []
     for name in ("a", "b"):
@@ -224,8 +225,8 @@ def test_equal_seed_gives_equal_bytes_and_other_seed_other_ones(tmp_path: Path) 
     assert first[0].study.patient.scale != other[0].study.patient.scale
 
 
-def test_liver_mask_lies_on_its_ct(archive: Archive, plans: dict[str, Series]) -> None:
-    out, files, truth = archive
+def test_liver_mask_lies_on_its_ct(phantoms: Archive, plans: dict[str, Series]) -> None:
+    out, files, truth = phantoms
     masked = [uid for uid, row in truth.items() if row["mask"]]
     assert len(masked) >= 2
     everything = {name.split("!/")[-1]: data for found in files.values() for name, data in found}
@@ -289,8 +290,8 @@ def test_oblique_grid_samples_the_same_patient_as_an_axial_one() -> None:
     assert len(np.unique(labels)) > 10
 
 
-def test_file_habits_of_exports_are_there(archive: Archive) -> None:
-    out, files, _ = archive
+def test_file_habits_of_exports_are_there(phantoms: Archive) -> None:
+    out, files, _ = phantoms
     names = [path for path in out.rglob("*") if path.is_file()]
     assert {".dcm", ".IMA", ".zip", ""} <= {path.suffix for path in names}
     assert any(path.name == "DICOMDIR" for path in names)
@@ -299,8 +300,8 @@ def test_file_habits_of_exports_are_there(archive: Archive) -> None:
     assert any("MUSTERFRAU" in path.as_posix() for path in names)
 
 
-def test_directory_records_lead_to_the_files(archive: Archive) -> None:
-    out = archive[0]
+def test_directory_records_lead_to_the_files(phantoms: Archive) -> None:
+    out = phantoms[0]
     directories = list(out.rglob("DICOMDIR"))
     assert directories
     for path in directories:

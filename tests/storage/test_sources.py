@@ -260,6 +260,7 @@ def test_errors_of_a_file_never_name_its_path(tmp_path: Path) -> None:
         assert "DOE" not in trouble.detail
 
 
+@pytest.mark.long
 def test_listing_120_000_names_needs_little_memory(tmp_path: Path) -> None:
     for first in range(2):
         (tmp_path / f"flat{first}").mkdir()

@@ -73,6 +73,7 @@ def work(rank: int, workers: int, store: str, config: TrainConfig, out: str) -> 
     dist.destroy_process_group()
 
 
+@pytest.mark.long
 def test_two_workers_have_the_gradient_of_one(tmp_path: Path) -> None:
     learner = make_learner(SMALL)
     gradients, sums = take_step(learner, make_batch())

@@ -70,6 +70,7 @@ def read_rows(out: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "volumes_per_s")} for row in rows]
 
 
+@pytest.mark.long
 def test_a_frozen_encoder_stays_and_the_decoder_learns(cases: str, tmp_path: Path) -> None:
     report = train_here(small(cases, tmp_path / "run", epochs=8))
     assert report.series == {"train": 10, "validation": 2}
@@ -102,6 +103,7 @@ def test_what_is_frozen_stays_with_its_statistics(
         assert torch.equal(model[name], pretrained[name]) == (n <= kept), name
 
 
+@pytest.mark.long
 def test_an_interrupted_training_ends_as_if_it_had_not_been(
     cases: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,6 +187,7 @@ def test_a_share_is_one_of_patients_whatever_cases_each_has() -> None:
         assert len(drawn) in (2, 11)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_with_cases_that_were_moved_but_not_with_others(
     cases: str, tmp_path: Path
 ) -> None:

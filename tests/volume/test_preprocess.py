@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from dicom_files import KEY, write_series
+from programs import needs_program
 from s3_server import S3Server
 
 import radnet_lake
@@ -415,6 +416,7 @@ def kill_a_worker(killed: list[int]) -> None:
                 killed.append(pid)
 
 
+@needs_program("pgrep", "procps")
 def test_a_killed_worker_costs_nothing(plain: Path) -> None:
     lake, killed = str(plain / "lake"), list[int]()
     killer = Thread(target=kill_a_worker, args=(killed,), daemon=True)

@@ -43,7 +43,7 @@ class Truth(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Series, list[Frame]]]:
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Series, list[Frame]]]:
     """All planned series of a phantom archive, with their frames as the lake describes them."""
     config = PhantomConfig(str(tmp_path_factory.mktemp("volume") / "in"), 3, seed=52, size=36)
     phantom(config)
@@ -72,11 +72,11 @@ def list_files(folder: Path) -> Iterator[tuple[str, str | None, bytes]]:
 
 
 @pytest.fixture(scope="module")
-def truths(archive: list[tuple[Series, list[Frame]]]) -> list[Truth]:
+def truths(phantoms: list[tuple[Series, list[Frame]]]) -> list[Truth]:
     """Of the series that are one stack."""
     return [
         Truth(series, frames, *draw_volume(series))
-        for series, frames in archive
+        for series, frames in phantoms
         if len(series.grids) == 1 and len(series.looks) == 1
     ]
 
@@ -156,9 +156,9 @@ def test_the_archive_shows_every_style_plane_syntax_and_oddity(truths: list[Trut
 
 
 def test_series_of_several_time_points_are_refused(
-    archive: list[tuple[Series, list[Frame]]],
+    phantoms: list[tuple[Series, list[Frame]]],
 ) -> None:
-    repeated = [(s, frames) for s, frames in archive if len(s.looks) > 1]
+    repeated = [(s, frames) for s, frames in phantoms if len(s.looks) > 1]
     assert {s.odd for s, _ in repeated} >= {"dynamic", "two_b"}
     for series, frames in repeated:
         with pytest.raises(VolumeError, match="several_frames_at_a_place"):
