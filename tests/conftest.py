@@ -22,20 +22,29 @@ import radnet_lake
 from radnet_lake.label.rollup import refresh_rollup
 from radnet_lake.lake.log import create_lake
 
+TESTS = Path(__file__).parent
 TIERS = {"ray_local": "ray", "s3": "s3", "phantoms": "long"}
 """The marker that a test has for a fixture that it uses; `make quick` leaves these tests out."""
 LONGEST_FIRST = (
-    "test_train",
-    "test_readme",
-    "test_label",
-    "test_preprocess",
-    "test_killed",
-    "test_resnet",
-    "test_predict",
-    "test_evaluate",
-    "test_jobs",
-    "test_harvest",
+    "test_readme.py",
+    "train/test_train.py",
+    "volume/test_preprocess.py",
+    "harvest/test_killed.py",
+    "test_jobs.py",
+    "evaluate/test_predict.py",
+    "transfer/test_train.py",
+    "label/test_label.py",
+    "storage/test_s3.py",
+    "volume/test_stream.py",
+    "transfer/sweep/test_sweep.py",
+    "transfer/test_prepare.py",
+    "label/test_rollup_refresh.py",
+    "transfer/test_evaluate.py",
+    "evaluate/test_evaluate.py",
+    "phantom/test_phantom.py",
+    "harvest/test_harvest.py",
 )
+"""Files that take more than 15 seconds."""
 
 # Others use the processor too, so no example's time says anything.
 hypothesis.settings.register_profile(
@@ -57,8 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for tier in _list_tiers(item):
             item.add_marker(tier)
-    rank = {name: place for place, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+    rank = {TESTS / name: place for place, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 def _list_tiers(item: pytest.Item) -> set[str]:

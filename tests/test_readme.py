@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from command_lines import run_in_shell, run_line
+from programs import needs_program
 
 from radnet_lake import schema
 from radnet_lake.cli.app import main
@@ -47,6 +48,7 @@ def test_commands_of_the_readme_run_as_written(tmp_path: Path) -> None:
         exec(code, {})
 
 
+@needs_program("git", "git")
 def test_tree_of_the_readme_is_the_disk() -> None:
     told = set()
     folder = ""

@@ -6,13 +6,12 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from dicom_files import write_series
 from harvest_runs import ask, everything, run
-from programs import needs_program
+from ray_workers import kill_worker
 from s3_server import S3Server
 
 from radnet_lake.cli.app import main
@@ -21,11 +20,7 @@ from radnet_lake.errors import StoreError
 COMMAND = str(Path(sys.executable).parent / "radnet-lake")
 
 
-def start_harvest(source: Path, lake: Path) -> subprocess.Popen[bytes]:
-    command = [COMMAND, "harvest", str(source), "--lake", str(lake), "--phi", "keep"]
-    command += ["--chunk-files", "20", "--commit-seconds", "0"]
-    with Path(f"{lake}.log").open("wb") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+OFTEN = ["--phi", "keep", "--chunk-files", "20", "--commit-seconds", "0"]
 
 
 def await_commits(lake: Path, count: int, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -44,9 +39,15 @@ def test_killed_harvest_leaves_readable_lake_and_next_run_finishes_it(
     for series in range(30):
         write_series(tmp_path / "in", series, 20)
     source, lake = tmp_path / "in", tmp_path / "lake"
+    command = [COMMAND, "harvest", str(source), "--lake", str(lake), *OFTEN]
     seen = []
-    for commits in (3, 8):
-        process = start_harvest(source, lake)
+    # First with all of a Ray of its own, then alone.
+    for commits, ray_address in ((3, {}), (8, {"RAY_ADDRESS": ray_local})):
+        env = os.environ | ray_address
+        with Path(f"{lake}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, stdout=log, stderr=log, env=env, start_new_session=True
+            )
         await_commits(lake, commits, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -62,29 +63,21 @@ def test_killed_harvest_leaves_readable_lake_and_next_run_finishes_it(
     assert everything(lake, f"{source}/") == everything(clean, f"{source}/")
 
 
-@pytest.mark.ray
-@needs_program("pgrep", "procps")
+@pytest.mark.usefixtures("ray_local")
 def test_killed_worker_costs_nothing(tmp_path: Path) -> None:
     for series in range(20):
         write_series(tmp_path / "in", series, 20)
     lake = tmp_path / "lake"
-    process = start_harvest(tmp_path / "in", lake)
-    await_commits(lake, 3, process)
-    # Killed while it reads; the agents beside it are Ray's own and end the node with them.
-    # A worker may end by itself between being found and being killed: that one does not count.
-    killed: set[int] = set()
-    while len(killed) < 2 and process.poll() is None:
-        found = subprocess.run(
-            ["pgrep", "-s", str(process.pid), "-f", "ray::MapBatches"],
-            capture_output=True,
-            text=True,
-        ).stdout.split()
-        for pid in [int(x) for x in found if int(x) not in killed][:1]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+    with ThreadPoolExecutor() as pool:
+        ended = pool.submit(main, ["harvest", str(tmp_path / "in"), "--lake", str(lake), *OFTEN])
+        await_commits(lake, 3)
+        # Killed while they read; the agents beside them are Ray's own and end the node with them.
+        killed: set[int] = set()
+        while len(killed) < 2 and not ended.done():
+            if pid := kill_worker("ray::MapBatches"):
                 killed.add(pid)
-    assert len(killed) == 2
-    assert process.wait(timeout=120) == 0
+        assert len(killed) == 2
+        assert ended.result(timeout=120) == 0
     assert ask(lake, "select count(*), count(distinct uri) from instances") == [(400, 400)]
     assert ask(lake, "select status, adds_up from runs") == [("finished", True)]
 
@@ -97,8 +90,7 @@ def test_store_that_dies_gives_a_clear_error_and_a_resumed_run_completes(
     for path in (tmp_path / "in").rglob("*.dcm"):
         for copy in range(20):
             s3.put(bucket, f"in/{copy}/{path.name}", path.read_bytes())
-    command = ["harvest", f"s3://{bucket}/in", "--lake", str(lake), "--phi", "keep"]
-    command += ["--chunk-files", "40", "--commit-seconds", "0"]
+    command = ["harvest", f"s3://{bucket}/in", "--lake", str(lake), *OFTEN]
     capfd.readouterr()
     with ThreadPoolExecutor() as pool:
         ended = pool.submit(main, command)

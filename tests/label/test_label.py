@@ -3,8 +3,6 @@
 import csv
 import itertools
 import json
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,7 +27,6 @@ from radnet_lake.lake import sql_files
 from radnet_lake.lake.log import open_lake
 from radnet_lake.phantom.phantom import PhantomConfig, phantom
 
-BIN = Path(sys.executable).parent
 PAPER = ("CT", "T1-SE", "T2-SE", "T1-FLAIR", "T2-FLAIR", "STIR")
 
 
@@ -211,11 +208,6 @@ def test_modes_differ_and_a_second_run_rolls_nothing_up(
     assert 0 < kept["strict"] < kept["default"] <= kept["paper"]
 
 
-def run(*words: str, lake: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(BIN / "radnet-lake"), *words, "--lake", str(lake)]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 def test_an_empty_lake_and_one_of_rejects_only_are_labelled_to_nothing(
     tmp_path: Path, ray_local: str
 ) -> None:
@@ -298,7 +290,7 @@ def test_a_stray_screen_save_does_not_change_what_a_series_is(
 
 
 def test_labels_that_other_rules_stored_leave_the_headers_readable(
-    tmp_path: Path, ray_local: str
+    tmp_path: Path, ray_local: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_series(tmp_path / "in", 1, 3)
     lake = str(tmp_path / "lake")
@@ -308,9 +300,8 @@ def test_labels_that_other_rules_stored_leave_the_headers_readable(
     opened.commit(add=[part], labels={"mode": "default", "rule_set": "old", "at": "2020"})
     with radnet_lake.connect(lake) as connection:
         assert connection.execute("select count(*) from instances").fetchall() == [(3,)]
-    done = run("query", "from series", lake=Path(lake))
-    assert done.returncode == 2
-    assert "radnet-lake label" in done.stderr
+    assert main(["query", "from series", "--lake", lake]) == 2
+    assert "radnet-lake label" in capsys.readouterr().err
     label(LabelConfig(lake=lake))
     with radnet_lake.connect(lake) as connection:
         assert connection.execute("select count(*) from series").fetchall() == [(1,)]

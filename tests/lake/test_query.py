@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -127,14 +126,12 @@ def test_wrong_questions_get_one_line(lake: Path, tmp_path: Path, ask: Ask) -> N
     assert "no lake there" in errors
 
 
-def test_lake_may_come_from_the_environment(lake: Path) -> None:
-    done = subprocess.run(
-        [COMMAND, "query", "select count(*) as n from instances", "--format", "csv"],
-        env=os.environ | {"RADNET_LAKE": str(lake)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout == "n\n12\n"
+def test_lake_may_come_from_the_environment(
+    lake: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RADNET_LAKE", str(lake))
+    question = "select count(*) as n from instances"
+    assert ask("query", question, "--format", "csv") == (0, "n\n12\n", "")
 
 
 def test_every_column_says_what_it_is(lake: Path) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from dicom_files import KEY, write_series
+from ray_workers import kill_worker
 from s3_server import S3Server
 
 import radnet_lake
@@ -37,7 +38,13 @@ COMMAND = str(Path(sys.executable).parent / "radnet-lake")
 SETTINGS = ResampleSettings(slices=8, rows=24, columns=24)
 SMALL: dict[str, Any] = {"depth": 10, "width": 4, "features": 16, "batch": 8, "workers": 2}
 pytestmark = pytest.mark.timeout(900)
-LONG = SMALL | {"epochs": 5, "augment": True, "learning_rate": 0.01, "checkpoint_minutes": 0.001}
+EPOCHS = 3
+LONG = SMALL | {
+    "epochs": EPOCHS,
+    "augment": True,
+    "learning_rate": 0.01,
+    "checkpoint_minutes": 0.001,
+}
 """As a run that is killed and the one that is not: a checkpoint about every tenth of a second."""
 SERIES_COUNT = 160
 
@@ -131,19 +138,19 @@ def test_the_run_folder_tells_all(whole: tuple[RunFolder, TrainReport], lake: La
     assert about["classes"]["train"]["sequence"]["T2-FLAIR"] == 0
     assert any("T2-FLAIR" in text for text in report.warnings)
     config = folder.read_config()
-    assert (config["lake"], config["epochs"], config["seed"]) == (lake.uri, 5, 0)
+    assert (config["lake"], config["epochs"], config["seed"]) == (lake.uri, EPOCHS, 0)
     rows = folder.read_metrics().to_pylist()
     assert [(row["epoch"], row["split"]) for row in rows] == [
-        (epoch, split) for epoch in range(5) for split in ("train", "validation")
+        (epoch, split) for epoch in range(EPOCHS) for split in ("train", "validation")
     ]
     steps = report.series["train"] // 8
-    assert [row["step"] for row in rows[::2]] == [steps * n for n in range(1, 6)]
+    assert [row["step"] for row in rows[::2]] == [steps * n for n in range(1, EPOCHS + 1)]
     assert rows[-2]["loss"] < 0.8 * rows[0]["loss"]
     best = min(rows[1::2], key=lambda row: row["loss"])["epoch"]
     assert report.best_epoch == best
     assert folder.read_checkpoint("best")["progress"]["best_epoch"] == best
     state = folder.read_checkpoint("last")
-    assert state["progress"]["epoch"] == 5
+    assert state["progress"]["epoch"] == EPOCHS
     # All but the condition, which may name patients.
     assert state["run"]["config"] | {"where": ""} == config
     assert state["settings"] == dataclasses.asdict(SETTINGS)
@@ -151,22 +158,6 @@ def test_the_run_folder_tells_all(whole: tuple[RunFolder, TrainReport], lake: La
     text = json.dumps([about, config])
     assert "PatientID" not in text
     assert ".dcm" not in text
-
-
-def find_workers() -> list[int]:
-    """Processes of this Ray's train workers: of the raylet that this process started."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "stat").read_text().rpartition(")")[2].split()
-            found[int(path.name)] = (int(words[1]), (path / "cmdline").read_bytes())
-        except OSError:
-            continue
-    return [
-        pid
-        for pid, (parent, name) in found.items()
-        if b"RayTrainWorker" in name and found.get(parent, (0, b""))[0] == os.getpid()
-    ]
 
 
 def await_metrics(folder: RunFolder, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -203,18 +194,18 @@ def test_neither_a_killed_driver_nor_a_killed_worker_changes_the_course(
     left = (
         folder.read_checkpoint("last")["progress"]["epoch"] if folder.has_checkpoint("last") else 0
     )
-    assert left < 5
+    assert left < EPOCHS
     killed: list[tuple[int, int]] = []
 
     def kill_one(report: TrainReport) -> None:
         if not killed and report.begun >= 0 and report.volumes > report.begun:
-            os.kill(find_workers()[0], signal.SIGKILL)
+            assert kill_worker("RayTrainWorker")
             killed.append((report.epoch, report.step))
 
     report = train(resume_config(folder.uri), kill_one)
     assert killed
-    assert killed[0][0] < 5
-    assert report.epoch == 5
+    assert killed[0][0] < EPOCHS
+    assert report.epoch == EPOCHS
     assert_same_course(folder, whole[0])
 
 
@@ -265,9 +256,9 @@ def test_a_finished_run_goes_on_with_more_epochs_and_from_its_best_checkpoint(
     with pytest.raises(CheckpointError, match=r"last\.pt.*copy checkpoints/best\.pt"):
         train(resume_config(out))
     shutil.copy(best, last)
-    report = train(resume_config(out, epochs=6, workers=1))
-    assert report.epoch == 6
-    assert RunFolder(out).read_metrics()["epoch"].to_pylist()[::2] == list(range(6))
+    report = train(resume_config(out, epochs=EPOCHS + 1, workers=1))
+    assert report.epoch == EPOCHS + 1
+    assert RunFolder(out).read_metrics()["epoch"].to_pylist()[::2] == list(range(EPOCHS + 1))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from dicom_files import KEY, write_series
-from programs import needs_program
+from ray_workers import kill_worker
 from s3_server import S3Server
 
 import radnet_lake
@@ -304,12 +303,13 @@ def test_volumes_follow_the_files(tmp_path: Path) -> None:
 
 
 def test_killed_run_leaves_a_readable_lake_and_the_next_finishes_it(
-    lake: str, tmp_path: Path
+    lake: str, tmp_path: Path, ray_local: str
 ) -> None:
     command = [COMMAND, "preprocess", "--lake", lake, "--commit-seconds", "0", "--rows", "160"]
+    env = os.environ | {"RAY_ADDRESS": ray_local}
     before = len(open_lake(lake).snapshot.of("tensors"))
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=env, start_new_session=True)
     deadline = time.monotonic() + 240
     while len(open_lake(lake).snapshot.of("tensors")) < before + 2:
         assert time.monotonic() < deadline
@@ -393,30 +393,14 @@ def test_a_series_that_kills_its_process_is_a_row(plain: Path) -> None:
     assert rows["reason"].to_pylist() == ["undecodable"]
 
 
-def is_child(pid: int) -> bool:
-    """Whether the process descends from this one: others on this machine may use Ray too."""
-    while pid > 1:
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except FileNotFoundError:
-            return False
-        if pid == os.getpid():
-            return True
-    return False
-
-
 def kill_a_worker(killed: list[int]) -> None:
     """End the first worker that makes volumes, as soon as there is one."""
     until = time.monotonic() + 120
     while not killed and time.monotonic() < until:
-        found = subprocess.run(["pgrep", "-f", "ray::MapBatches"], capture_output=True)
-        for pid in [pid for pid in map(int, found.stdout.split()) if is_child(pid)][:1]:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+        if pid := kill_worker("ray::MapBatches"):
+            killed.append(pid)
 
 
-@needs_program("pgrep", "procps")
 def test_a_killed_worker_costs_nothing(plain: Path) -> None:
     lake, killed = str(plain / "lake"), list[int]()
     killer = Thread(target=kill_a_worker, args=(killed,), daemon=True)
