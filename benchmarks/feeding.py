@@ -68,7 +68,7 @@ def make_base(folder: Path) -> str:
     lake = str(folder / "base")
     phantom(PhantomConfig(out=str(folder / "archive"), patients=2, seed=11, size=160))
     start_ray(2)
-    harvest(HarvestConfig((str(folder / "archive"),), lake, phi="keep"))
+    harvest(HarvestConfig((str(folder / "archive"),), lake=lake, phi="keep"))
     label(LabelConfig(lake))
     preprocess(PreprocessConfig(lake))
     return lake

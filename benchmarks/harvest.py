@@ -167,9 +167,9 @@ def time_ray(source: str, lake: str, workers: int, warm_up: str) -> dict[str, fl
     import ray
 
     start_ray(workers)
-    harvest(HarvestConfig((warm_up,), f"{lake}-warm", phi="keep"))
-    first = harvest(HarvestConfig((source,), lake, phi="keep"))
-    again = harvest(HarvestConfig((source,), lake, phi="keep"))
+    harvest(HarvestConfig((warm_up,), lake=f"{lake}-warm", phi="keep"))
+    first = harvest(HarvestConfig((source,), lake=lake, phi="keep"))
+    again = harvest(HarvestConfig((source,), lake=lake, phi="keep"))
     ray.shutdown()
     files = first.sums["files_listed"]
     assert again.sums["known"] == files

@@ -51,7 +51,7 @@ order by SeriesInstanceUID
 def plan_lake(source: str, lake: str, copies: int) -> None:
     """A labelled lake of so many series for each of the source, all of the same files."""
     start_ray(2)
-    harvest(HarvestConfig((source,), lake, phi="keep"))
+    harvest(HarvestConfig((source,), lake=lake, phi="keep"))
     with connect(lake) as connection:
         rows = connection.sql(COPIES.format(copies=copies)).to_arrow_table()
     writer = open_lake(lake)

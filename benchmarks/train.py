@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from volumes import Figures, print_table, run_alone
 
 from radnet_lake.network.losses import Objective
-from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.train.pretrain_plan import TrainConfig
 from radnet_lake.train.step import Batch, Group, Learner, to_batch
 from radnet_lake.volume.stream import StreamConfig, stream_volumes
@@ -43,10 +43,10 @@ SHAPE = (48, 192, 192)
 BATCH = 2
 THREADS = 2
 OURS = "ours"
-LOADED = TrainConfig("", depth=18, width=16, batch=8)
+LOADED = TrainConfig(out="", depth=18, width=16, batch=8)
 """Ten times cheaper than the paper's network, so that loading weighs ten times more."""
 LOADED_VOLUMES, LOADED_STEPS = 512, 8
-SHARED = TrainConfig("", depth=50, width=32, batch=8)
+SHARED = TrainConfig(out="", depth=50, width=32, batch=8)
 SHARED_SHAPE, SHARED_STEPS = (48, 96, 96), 3
 
 Step = Callable[[], None]
@@ -84,7 +84,7 @@ def make_monai(**choices: bool) -> Step:
 
 
 def make_ours(encoder: str = "resnet", **choices: bool) -> Step:
-    return make_step(RadNet(NetworkConfig(encoder=encoder)).train(), **choices)
+    return make_step(RadNet(NetworkSettings(encoder=encoder)).train(), **choices)
 
 
 def time_step(rounds: int) -> Figures:

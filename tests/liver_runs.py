@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from radnet_lake.network.checkpoint import describe_segmenter
-from radnet_lake.network.resnet import NetworkConfig
+from radnet_lake.network.resnet import NetworkSettings
 from radnet_lake.network.vnet import Segmenter
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.transfer.case_folder import CaseFolder, CaseSettings, StoredCase
@@ -22,7 +22,7 @@ VOXEL_ML = 0.02
 
 def rig_segmenter() -> Segmenter:
     """It finds what is brighter than the rest of a window; where all is one grey level, nothing."""
-    network = Segmenter(NetworkConfig(depth=10, width=4), 2)
+    network = Segmenter(NetworkSettings(depth=10, width=4), 2)
     decoder = network.decoder
     last = decoder.levels[-1]
     with torch.no_grad():

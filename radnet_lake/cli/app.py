@@ -15,7 +15,8 @@ from radnet_lake.cli.commands import COMMANDS, GROUPS, Command
 from radnet_lake.errors import RadnetLakeError
 
 
-def _import(path: str) -> Any:
+def import_name(path: str) -> Any:
+    """What "module:name" in this package is."""
     module, _, name = path.partition(":")
     return getattr(__import__(f"radnet_lake.{module}", fromlist=[name]), name)
 
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [w for w in words if w != "--debug"]
     try:
         command, config_values = _parse(words)
-        config = _import(command.config)(**config_values)
+        config = import_name(command.config)(**config_values)
         command.run(config)
         sys.stdout.flush()
     except RadnetLakeError as error:
@@ -95,7 +96,7 @@ def _parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
         verb.add_argument("--debug", action="store_true", help="show where an error comes from")
         parsers[name] = verb
         if name == asked:
-            _add_flags(verb, _import(command.config))
+            _add_flags(verb, import_name(command.config))
     begins = asked.split() if asked else []
     if not asked or words[: len(begins)] != begins:
         parser.parse_args(words)  # tells what is wrong, or answers --help and --version
@@ -103,7 +104,7 @@ def _parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
     rest = words[len(begins) :]
     # So that positional arguments may stand before flags and after.
     values = vars(parsers[asked].parse_intermixed_args(rest))
-    config = _import(COMMANDS[asked].config)
+    config = import_name(COMMANDS[asked].config)
     if hasattr(config, "read_defaults"):
         # Of an earlier run, or out of a file; flags overrule them.
         parsers[asked].set_defaults(**config.read_defaults(values))
@@ -114,7 +115,7 @@ def _parse(words: list[str]) -> tuple[Command, dict[str, Any]]:
 
 def _add_flags(parser: argparse.ArgumentParser, config: type) -> None:
     """One flag per field: its docstring is the help; metadata "positional" names an argument."""
-    texts = _read_field_texts(config)
+    texts = read_field_texts(config)
     for field in dataclasses.fields(config):
         text = texts[field.name]
         required = field.default is dataclasses.MISSING
@@ -151,14 +152,17 @@ def _add_flags(parser: argparse.ArgumentParser, config: type) -> None:
             )
 
 
-def _read_field_texts(config: type) -> dict[str, str]:
-    """The string that stands under each field of a dataclass."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]
-    assert isinstance(tree, ast.ClassDef)
+def read_field_texts(config: type) -> dict[str, str]:
+    """Dataclass -> the string under each field, its own or that of the class it inherits from."""
     texts: dict[str, str] = {}
-    for field, text in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-            value = text.value if isinstance(text, ast.Expr) else None
-            if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                texts[field.target.id] = " ".join(value.value.split())
+    for one in reversed(config.__mro__):
+        if not dataclasses.is_dataclass(one):
+            continue
+        tree = ast.parse(textwrap.dedent(inspect.getsource(one))).body[0]
+        assert isinstance(tree, ast.ClassDef)
+        for field, text in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                value = text.value if isinstance(text, ast.Expr) else None
+                if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                    texts[field.target.id] = " ".join(value.value.split())
     return texts

@@ -27,6 +27,8 @@ from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import SEGMENTER, build_network
 from radnet_lake.network.heads import Head
+from radnet_lake.settings import check_choices, check_least
+from radnet_lake.train.config import CheckpointSettings
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.volume.resample import ResampleSettings
 from radnet_lake.volume.stream import StreamConfig, locate_series
@@ -34,37 +36,34 @@ from radnet_lake.volume.stream import StreamConfig, locate_series
 SPLITS = ("train", "validation", "test")
 
 
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(CheckpointSettings):
+    """What of a run is measured, and how often its cases are drawn again for the intervals."""
+
+    split: str = field(default="test", metadata={"choices": SPLITS})
+    """which of the run's series"""
+    resamples: int = 1000
+    """bootstrap resamples for the intervals"""
+    seed: int = 0
+    """of the resamples"""
+
+
 @dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(EvaluationSettings):
     """Settings of one evaluation."""
 
     run: str = field(metadata={"positional": "RUN"})
     """folder or s3://bucket/prefix that `radnet-lake train` wrote"""
-    split: str = field(default="test", metadata={"choices": SPLITS})
-    """which of the run's series"""
-    checkpoint: str = field(default="best", metadata={"choices": ("best", "last")})
-    """best: of the lowest validation loss; last: of the last epoch"""
     lake: str = ""
     """the lake with the volumes, where it is not where the run found it"""
     batch: int = 8
     """volumes at a time"""
     workers: int = 0
     """actors that hold the network (default: one for each GPU, or one)"""
-    gpu: bool = False
-    """use GPUs"""
-    resamples: int = 1000
-    """bootstrap resamples for the intervals"""
-    seed: int = 0
-    """of the resamples"""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("workers", 0), ("resamples", 100), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise SettingError(f"must be at least {least}", f"--{name}", "give a larger number")
-        for name, known in (("split", SPLITS), ("checkpoint", ("best", "last"))):
-            value = getattr(self, name)
-            if value not in known:
-                raise SettingError(f"{value!r} is unknown", f"--{name}", f"use {', '.join(known)}")
+        check_least(self, batch=1, workers=0, resamples=100, seed=0)
+        check_choices(self)
 
 
 @dataclass(frozen=True)

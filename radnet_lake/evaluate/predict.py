@@ -24,11 +24,14 @@ from radnet_lake import __version__, schema
 from radnet_lake.errors import CheckpointError, SettingError, StoreError
 from radnet_lake.evaluate.inference import PRECISIONS, stream_predictions
 from radnet_lake.lake.freshness import warn_if_stale
-from radnet_lake.lake.log import Lake, locate_lake, open_lake, utc_now
+from radnet_lake.lake.log import Lake, open_lake, utc_now
+from radnet_lake.lake.settings import CommitSettings
 from radnet_lake.lake.sql import run_sql
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights, refuse_segmenter
+from radnet_lake.settings import check_least
+from radnet_lake.train.config import CheckpointSettings
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.volume.resample import ResampleSettings
 from radnet_lake.volume.stream import SeriesIndex, StreamConfig, add_sizes, index_wanted
@@ -74,38 +77,28 @@ order by w.SeriesInstanceUID
 _HALF = 0.5
 
 
-@dataclass(frozen=True)
-class PredictConfig:
+@dataclass(frozen=True, kw_only=True)
+class PredictConfig(CommitSettings, CheckpointSettings):
     """Settings of one prediction."""
 
     run: str
     """folder or s3://bucket/prefix of a training run"""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     where: str = ""
     """SQL condition over series, and split of training_set, as "sequence is null" (default: every
     series that is in, or out only for nodesc, time, seq, stir, view or conflict)"""
     source: str = field(default="", metadata={"choices": ("tensors", "lake")})
     """tensors: stored volumes alone; lake: all out of the files (default: stored, else files)"""
-    checkpoint: str = field(default="best", metadata={"choices": ("best", "last")})
-    """which of the run's checkpoints"""
     batch: int = 8
     """volumes that a worker takes at a time"""
     workers: int = 0
     """workers with a network each (0: one for each GPU, or one that uses all CPUs)"""
-    gpu: bool = False
-    """one GPU for each worker"""
     precision: str = field(default="fp32", metadata={"choices": tuple(PRECISIONS)})
     """bf16 is faster where the processor knows it"""
     retry: bool = False
     """try again what failed"""
-    commit_seconds: float = 15.0
-    """time between commits: what a killed run loses at most"""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("workers", 0)):
-            if getattr(self, name) < least:
-                raise SettingError(f"must be at least {least}", f"--{name}", "give a larger number")
+        check_least(self, batch=1, workers=0)
 
 
 @dataclass
@@ -156,7 +149,7 @@ def predict(config: PredictConfig, watch: Watch | None = None) -> PredictReport:
     """
     started = time.monotonic()
     model = read_model(config.run, config.checkpoint)
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     report = PredictReport(lake.uri, model.digest, warn_if_stale(lake))
     streams, facts = _plan(lake, config, model, report)
     if watch:
@@ -221,7 +214,7 @@ def _plan(
     if config.source == "lake":
         read = pa.array([True] * state.num_rows, pa.bool_())
     stream = StreamConfig(
-        lake.uri, "", settings=model.settings, shuffle=False, uids=True, failures=True
+        lake.uri, split="", settings=model.settings, shuffle=False, uids=True, failures=True
     )
     streams = []
     held, lacking = rows.filter(pc.invert(read)), rows.filter(read)

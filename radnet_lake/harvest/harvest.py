@@ -29,10 +29,12 @@ from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.harvest.file_index import LISTED, Ledger, write_vanished
 from radnet_lake.harvest.worker import Job, Result, extract_chunk
 from radnet_lake.lake.compact import compact_small
-from radnet_lake.lake.log import Lake, Part, create_lake, decode_part, locate_lake, utc_now
+from radnet_lake.lake.log import Lake, Part, create_lake, decode_part, utc_now
+from radnet_lake.lake.settings import CommitSettings, locate_lake
 from radnet_lake.lake.views import connect
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 from radnet_lake.ray_cluster import start_ray
+from radnet_lake.settings import check_choices, check_least
 from radnet_lake.storage.sources import Entry, Unit, absolute_uri, list_unit, list_units
 
 LIST_CPUS, READ_CPUS = 0.02, 0.9
@@ -54,11 +56,11 @@ Watch = Callable[[dict[str, int], int | None], None]
 """Called with the sums so far, and with the number of files where an earlier run tells it."""
 
 
-@dataclass(frozen=True)
-class HarvestConfig:
+@dataclass(frozen=True, kw_only=True)
+class HarvestConfig(CommitSettings):
     """Settings of one harvest."""
 
-    sources: tuple[str, ...] = field(metadata={"positional": "SOURCE"})
+    sources: tuple[str, ...] = field(kw_only=False, metadata={"positional": "SOURCE"})
     """folders, files or s3://bucket/prefix, in any combination"""
     lake: str = ""
     """the lake's folder or s3://bucket/prefix; made if it is not there (default: RADNET_LAKE)"""
@@ -72,21 +74,17 @@ class HarvestConfig:
     """mark rows whose file is no longer in SOURCE"""
     chunk_files: int = 5000
     """most files per task; this many take about a second on local disk"""
-    commit_seconds: float = 15.0
-    """time between commits: what a killed run loses at most"""
 
     def __post_init__(self) -> None:
         if not self.sources:
             raise SettingError(
                 "no source is named", "SOURCE", "give a folder or s3://bucket/prefix"
             )
-        if self.phi not in ("pseudonymise", "keep"):
-            raise SettingError(f"{self.phi!r} is unknown", "--phi", "use pseudonymise or keep")
+        check_choices(self)
         if self.collection and self.collection_from:
             remedy = "give one of the two"
             raise SettingError("excludes --collection-from", "--collection", remedy)
-        if self.chunk_files < 1:
-            raise SettingError("must be at least 1", "--chunk-files", "the default is 5000")
+        check_least(self, chunk_files=1)
         try:
             groups = re.compile(self.collection_from).groups
         except re.error as error:

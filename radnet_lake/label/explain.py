@@ -1,30 +1,26 @@
 """Why a series has its labels, in words: which rule, which evidence, which rules lost."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from radnet_lake.errors import SettingError
 from radnet_lake.lake.freshness import warn_if_stale
-from radnet_lake.lake.log import locate_lake, open_lake
+from radnet_lake.lake.log import open_lake
+from radnet_lake.lake.settings import SeriesSettings
 from radnet_lake.lake.views import connect
 
 LABELS = ("sequence", "view", "contrast", "coverage", "time_series")
 
 
-@dataclass(frozen=True)
-class ExplainConfig:
+@dataclass(frozen=True, kw_only=True)
+class ExplainConfig(SeriesSettings):
     """Settings of one explanation."""
-
-    series: str = field(metadata={"positional": "SERIES_UID"})
-    """SeriesInstanceUID as the lake has it"""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
 
 
 def explain(config: ExplainConfig) -> str:
     """The explanation as text. Raises SettingError for a series that the lake does not have."""
-    opened = open_lake(locate_lake(config.lake))
+    opened = open_lake(config.lake)
     stale = warn_if_stale(opened)
     with connect(opened.uri) as connection:
         found = connection.sql(

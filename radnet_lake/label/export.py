@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from radnet_lake import __version__
 from radnet_lake.errors import SettingError
 from radnet_lake.lake.freshness import warn_if_stale
-from radnet_lake.lake.log import locate_lake, open_lake, utc_now
+from radnet_lake.lake.log import open_lake, utc_now
+from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.views import connect
 
 COLUMNS = """
@@ -30,14 +31,12 @@ COLUMNS = """
 """No patient, no description, no evidence: a label set is made to be passed on."""
 
 
-@dataclass(frozen=True)
-class ExportConfig:
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(LakeSettings):
     """Settings of one export."""
 
     output: str = field(metadata={"short": "-o"})
     """file to write, .parquet or .csv; a .csv gets its origin in FILE.json beside it"""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
 
     def __post_init__(self) -> None:
         if Path(self.output).suffix not in (".parquet", ".csv"):
@@ -52,7 +51,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     The origin's `content` is a hash over all rows: equal labels, equal hash; `stale` says whether
     the lake was harvested since it was labelled. Raises LakeError where it is not labelled.
     """
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     stale = warn_if_stale(lake)
     with connect(lake.uri) as connection:
         rows = connection.sql(

@@ -1,12 +1,13 @@
 """What labelling found, as tables: the funnel, the label counts, where labels come from."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from radnet_lake.label.label import LabelReport
 from radnet_lake.lake.freshness import warn_if_stale
-from radnet_lake.lake.log import locate_lake, open_lake
+from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.query import QueryConfig, query
+from radnet_lake.lake.settings import PrintSettings
 from radnet_lake.lake.sql import run_sql, write_table
 from radnet_lake.lake.views import connect
 
@@ -45,19 +46,14 @@ FEW_DESCRIPTIONS = 0.1
 """Below this share of described series the archive was stripped of its words, not careless."""
 
 
-@dataclass(frozen=True)
-class FunnelConfig:
+@dataclass(frozen=True, kw_only=True)
+class FunnelConfig(PrintSettings):
     """Settings of the funnel."""
-
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
-    format: str = field(default="table", metadata={"choices": ("table", "csv", "json")})
-    """table for people, the others for programs"""
 
 
 def funnel(config: FunnelConfig) -> None:
     """Print what each exclusion takes, in our order and in the paper's. Raises LakeError."""
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     stale = warn_if_stale(lake)
     if stale:
         print(f"note: {stale}", file=sys.stderr)

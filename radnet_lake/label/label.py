@@ -20,7 +20,8 @@ from radnet_lake.label.rollup import RollupReport, refresh_rollup
 from radnet_lake.label.site import find_strangers, load_site, read_overrides, read_protocols
 from radnet_lake.lake import sql_files
 from radnet_lake.lake.freshness import MODES, _list_said
-from radnet_lake.lake.log import CommitConflict, Lake, Part, locate_lake, open_lake, utc_now
+from radnet_lake.lake.log import CommitConflict, Lake, Part, open_lake, utc_now
+from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.views import connect, load_parts
 
 LAYERS = ("3_text", "4_evidence", "5_hit", "6_decision", "7_exclusion", "8_labelled")
@@ -30,12 +31,10 @@ MANY_SERIES = 20_000
 """More are divided among the cores: texts that two chunks share are normalised twice."""
 
 
-@dataclass(frozen=True)
-class LabelConfig:
+@dataclass(frozen=True, kw_only=True)
+class LabelConfig(LakeSettings):
     """Settings of one labelling."""
 
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     mode: str = field(default="default", metadata={"choices": MODES})
     """paper: the paper's reading to the letter; strict: nothing contradicted or weak is kept"""
 
@@ -65,7 +64,7 @@ def label(config: LabelConfig) -> LabelReport:
     until the one commit at the end.
     """
     start = utc_now()
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     overrides, protocols = read_overrides(lake), read_protocols(lake)
     rolled = refresh_rollup(lake)
     old = lake.snapshot.of("series")

@@ -30,9 +30,11 @@ from radnet_lake.label.site_csv import (
     refuse_ties,
     write_rows,
 )
-from radnet_lake.lake.log import Lake, locate_lake, open_lake, utc_now
+from radnet_lake.lake.log import Lake, open_lake, utc_now
 from radnet_lake.lake.query import QueryConfig, query
+from radnet_lake.lake.settings import PrintSettings, SeriesSettings
 from radnet_lake.lake.views import connect
+from radnet_lake.settings import check_least
 
 _TEXTS = {
     "ProtocolName": "ProtocolName",
@@ -48,12 +50,11 @@ _WORD_VIEW = "create view site.words as " + " union all ".join(
 )
 
 
-@dataclass(frozen=True)
-class OverrideConfig:
+@dataclass(frozen=True, kw_only=True)
+class OverrideConfig(SeriesSettings):
     """Settings of one override, or of a file of many."""
 
     series: str = field(default="", metadata={"positional": "SERIES_UID"})
-    """SeriesInstanceUID as the lake has it"""
     label: str = field(default="", metadata={"choices": LABELS})
     """which label to set"""
     value: str | None = None
@@ -64,8 +65,6 @@ class OverrideConfig:
     """what it rests on"""
     from_file: str = ""
     """instead of these: a CSV file, SeriesInstanceUID,label,value,who,when,why; all or nothing"""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
 
     def __post_init__(self) -> None:
         given = {"SERIES_UID": self.series, "--label": self.label, "--value": self.value}
@@ -79,22 +78,17 @@ class OverrideConfig:
             raise SettingError("missing", ", ".join(missing), "give them, or --from-file FILE.csv")
 
 
-@dataclass(frozen=True)
-class ProtocolsConfig:
+@dataclass(frozen=True, kw_only=True)
+class ProtocolsConfig(PrintSettings):
     """Settings of the list of unlabelled descriptions, or of adding a protocol table."""
 
     limit: int = 20
     """how many descriptions to list"""
     add: str = ""
     """instead: check this CSV file of protocols and store it in the lake"""
-    format: str = field(default="table", metadata={"choices": ("table", "csv", "json")})
-    """table for people, the others for programs"""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
 
     def __post_init__(self) -> None:
-        if self.limit < 1:
-            raise SettingError("is below 1", "--limit", "give a number from 1 on")
+        check_least(self, limit=1)
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ def override(config: OverrideConfig) -> SiteReport:
     Raises SettingError, and adds nothing, where a row is wrong or names a series that the lake does
     not hold; LakeError where there is no lake.
     """
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     if config.from_file:
         rows = _read_local(config.from_file, OVERRIDES)
     else:
@@ -140,7 +134,7 @@ def protocols(config: ProtocolsConfig) -> None:
     Raises SettingError, and stores nothing, where a row of the table is wrong; LakeError where
     there is no lake, or where it was not labelled yet.
     """
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     if config.add:
         rows = _read_local(config.add, PROTOCOLS)
         _refuse_shifted_dates(lake, rows)
@@ -148,7 +142,8 @@ def protocols(config: ProtocolsConfig) -> None:
         return
     if not lake.snapshot.of("series"):
         raise LakeError("not labelled yet", lake.uri, f"run: radnet-lake label --lake {lake.uri}")
-    query(QueryConfig(f"from protocols limit {config.limit}", lake.uri, config.format))
+    sql = f"from protocols limit {config.limit}"
+    query(QueryConfig(sql=sql, lake=lake.uri, format=config.format))
     if config.format == "table":
         print(f"\nnext: write rows of {','.join(PROTOCOLS.columns)}")
         print("      in a CSV file, then: radnet-lake protocols --add FILE.csv; radnet-lake label")

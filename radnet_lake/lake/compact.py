@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 import ray
 
 from radnet_lake import schema
-from radnet_lake.errors import SettingError
-from radnet_lake.lake.log import CommitConflict, Lake, Part, locate_lake, open_lake, utc_now
+from radnet_lake.lake.log import CommitConflict, Lake, Part, open_lake, utc_now
+from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.views import connect
 from radnet_lake.ray_cluster import start_ray
+from radnet_lake.settings import check_least
 
 FULL_BYTES, FULL_ROWS = 64 << 20, 400_000
 """A merged file: large enough to read well; its rows, decoded, fit into 2 GB of a worker."""
@@ -34,18 +35,15 @@ _SORTED_BY = {
 }
 
 
-@dataclass(frozen=True)
-class CompactConfig:
+@dataclass(frozen=True, kw_only=True)
+class CompactConfig(LakeSettings):
     """Settings of one compaction."""
 
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     grace_hours: float = 24.0
     """files that are no longer named are deleted after this time, for readers may still use them"""
 
     def __post_init__(self) -> None:
-        if self.grace_hours < 0:
-            raise SettingError("must not be negative", "--grace-hours", "the default is 24")
+        check_least(self, grace_hours=0)
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def compact(config: CompactConfig) -> CompactReport:
 
     Raises LakeError where there is no lake, StoreError where it cannot be written.
     """
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     before = len(lake.snapshot.parts)
     dropped = _merge_all(lake, with_removals=True)
     for table in schema.SERIES_TABLES:

@@ -12,7 +12,6 @@ takes the next free number, so two writers never overwrite each other; its table
 import datetime
 import hashlib
 import json
-import os
 import random
 import re
 import time
@@ -27,9 +26,9 @@ import pyarrow.parquet as pq
 
 from radnet_lake import __version__, schema
 from radnet_lake.errors import LakeError, SettingError
+from radnet_lake.lake.settings import locate_lake
 from radnet_lake.storage.folder import Folder
 
-LAKE_VARIABLE = "RADNET_LAKE"
 _FORMAT, _LOG, _CHECKPOINT = "_lake/format.json", "_lake/log/", "_lake/checkpoint/"
 CHECKPOINT_EVERY = 64
 MAX_FOLDER_NAME = 150
@@ -79,14 +78,6 @@ class Snapshot:
 
 class CommitConflict(Exception):
     """Another writer removed what this commit wanted to replace."""
-
-
-def locate_lake(uri: str | None) -> str:
-    """The lake that the user named, or that RADNET_LAKE names. Raises SettingError."""
-    uri = uri or os.environ.get(LAKE_VARIABLE)
-    if not uri:
-        raise SettingError("no lake is named", "--lake", f"give --lake LAKE or set {LAKE_VARIABLE}")
-    return uri
 
 
 class Lake:
@@ -247,9 +238,12 @@ def _decode_snapshot(entry: dict[str, Any]) -> Snapshot:
     return Snapshot(entry["version"], parts, entry["runs"], words, labels)
 
 
-def open_lake(uri: str) -> Lake:
-    """Open a lake that exists. Raises LakeError where there is none, or one of a newer schema."""
-    folder = Folder(uri)
+def open_lake(uri: str | None) -> Lake:
+    """Open a lake that exists: its URI, or nothing for that of RADNET_LAKE.
+
+    Raises LakeError where there is none, or one of a newer schema; SettingError without a name.
+    """
+    folder = Folder(locate_lake(uri))
     if _FORMAT not in folder.names(_FORMAT):
         remedy = "check --lake, or make one with: radnet-lake harvest SOURCE --lake LAKE"
         raise LakeError("no lake there", folder.uri, remedy)

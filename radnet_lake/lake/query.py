@@ -12,22 +12,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from radnet_lake.errors import RadnetLakeError, SettingError
-from radnet_lake.lake.log import locate_lake, open_lake
+from radnet_lake.lake.log import open_lake
+from radnet_lake.lake.settings import LakeSettings, PrintSettings, SeriesSettings
 from radnet_lake.lake.sql import _plain, _rows, _sql_error, run_sql, write_table
 from radnet_lake.lake.views import connect
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 
 
-@dataclass(frozen=True)
-class QueryConfig:
+@dataclass(frozen=True, kw_only=True)
+class QueryConfig(PrintSettings):
     """Settings of one question."""
 
     sql: str = field(metadata={"positional": "SQL"})
     """a DuckDB query over instances, series, funnel, training_set, rejects, runs, ..."""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     format: str = field(default="table", metadata={"choices": ("table", "csv", "json", "parquet")})
-    """table for people, the others for programs"""
     output: str = field(default="", metadata={"short": "-o"})
     """file to write (default: standard output)"""
 
@@ -37,11 +35,8 @@ class QueryConfig:
 
 
 @dataclass(frozen=True)
-class ShellConfig:
+class ShellConfig(LakeSettings):
     """Settings of the prompt."""
-
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
 
 
 @dataclass(frozen=True)
@@ -55,13 +50,8 @@ class AttachConfig:
 
 
 @dataclass(frozen=True)
-class LocateConfig:
+class LocateConfig(SeriesSettings):
     """Settings of a search for files."""
-
-    series: str = field(metadata={"positional": "SERIES_UID"})
-    """SeriesInstanceUID as the lake has it"""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
 
 
 def query(config: QueryConfig) -> None:
@@ -139,7 +129,7 @@ def locate(config: LocateConfig) -> list[str]:
 
     Raises SettingError where URIs are sealed and the key is missing or another one.
     """
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     with connect(lake.uri) as connection:
         rows = connection.execute(
             "select distinct uri from instances where SeriesInstanceUID = ? order by uri",

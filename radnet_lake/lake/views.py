@@ -11,7 +11,7 @@ import pyarrow.dataset
 
 from radnet_lake import schema
 from radnet_lake.errors import LakeError, SettingError
-from radnet_lake.lake.log import Lake, Part, locate_lake, open_lake
+from radnet_lake.lake.log import Lake, Part, open_lake
 from radnet_lake.lake.sql_files import create_macros, create_tables, rule_set, run_folder
 
 
@@ -21,7 +21,7 @@ def connect(lake: str | None = None) -> duckdb.DuckDBPyConnection:
     lake: local path or s3:// URI; default RADNET_LAKE. The connection shows the lake as it is now;
     connect again to see later runs. Raises LakeError, StoreError.
     """
-    opened = open_lake(locate_lake(lake))
+    opened = open_lake(lake)
     connection = duckdb.connect()
     connection.execute("set timezone = 'UTC'")
     load_views(connection, opened)
@@ -34,7 +34,7 @@ def attach(lake: str | None, database: str) -> None:
     The file holds no data, only the names of the lake's files: make it again after a harvest.
     Raises SettingError for a lake that is not on disk, or where `database` is not such a file.
     """
-    opened = open_lake(locate_lake(lake))
+    opened = open_lake(lake)
     if opened.folder.is_s3:
         remedy = "use radnet-lake query, or radnet_lake.connect(lake) in Python"
         raise SettingError("a DuckDB file cannot hold views of an s3:// lake", opened.uri, remedy)

@@ -1,10 +1,10 @@
 """Checkpoints: one dict in one file, and weights that others trained.
 
-A checkpoint holds `format`; `network`, the fields of NetworkConfig; `heads`, [name, kind, classes]
-of each; `preprocessing` and `settings`, version and fields of the ResampleSettings whose volumes it
-was trained on; `model`, the weights; `run`, where it comes from; and what a run needs to go on. So
-old weights stay readable when the classes grow. A segmenter's holds `kind`, SEGMENTER, and in place
-of the heads `decoder_width` and `organ`.
+A checkpoint holds `format`; `network`, the fields of NetworkSettings; `heads`, [name, kind,
+classes] of each; `preprocessing` and `settings`, version and fields of the ResampleSettings whose
+volumes it was trained on; `model`, the weights; `run`, where it comes from; and what a run needs to
+go on. So old weights stay readable when the classes grow. A segmenter's holds `kind`, SEGMENTER,
+and in place of the heads `decoder_width` and `organ`.
 
 Files are not trusted: only tensors and plain values are read out of them (`weights_only`), of a
 bounded size, and a wrong one raises CheckpointError.
@@ -27,7 +27,7 @@ from torch.nn import Parameter
 
 from radnet_lake.errors import CheckpointError, SettingError, StoreError
 from radnet_lake.network.heads import Head
-from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.network.vnet import Segmenter
 from radnet_lake.storage.sources import absolute_uri, open_file
 
@@ -115,7 +115,7 @@ def build_network(state: dict[str, Any]) -> RadNet:
 
     def build() -> RadNet:
         heads = tuple(Head(name, kind, tuple(classes)) for name, kind, classes in state["heads"])
-        return RadNet(NetworkConfig(**state["network"]), heads)
+        return RadNet(NetworkSettings(**state["network"]), heads)
 
     return _build(build, state)
 
@@ -136,7 +136,7 @@ def build_segmenter(state: dict[str, Any]) -> Segmenter:
         what = "these are weights of a pretrained network, which has no decoder"
         raise CheckpointError(what, THE_CHECKPOINT, "give a run of radnet-lake liver train")
     return _build(
-        lambda: Segmenter(NetworkConfig(**state["network"]), state["decoder_width"]), state
+        lambda: Segmenter(NetworkSettings(**state["network"]), state["decoder_width"]), state
     )
 
 
@@ -173,7 +173,7 @@ def load_segmenter(uri: str) -> Segmenter:
     return build_segmenter(decode_checkpoint(*_read_weights(uri)))
 
 
-def read_network_config(uri: str) -> NetworkConfig | None:
+def read_network_config(uri: str) -> NetworkSettings | None:
     """Shape of the network in one of our checkpoints; None for weights of others.
 
     uri, errors: as load_foreign.
@@ -184,7 +184,7 @@ def read_network_config(uri: str) -> NetworkConfig | None:
     if not isinstance(state, dict) or "format" not in state or "network" not in state:
         return None
     try:
-        return NetworkConfig(**state["network"])
+        return NetworkSettings(**state["network"])
     except (SettingError, TypeError) as error:
         what = f"it describes no network ({type(error).__name__})"
         raise CheckpointError(what, where, "use another checkpoint") from None

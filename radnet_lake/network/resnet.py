@@ -7,7 +7,7 @@ MedicalNet name them, so that theirs can be loaded (checkpoint.load_foreign).
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from radnet_lake.errors import SettingError
 from radnet_lake.network.heads import Head, read_heads
+from radnet_lake.settings import name_flag
 
 DEPTHS = {
     10: (1, 1, 1, 1),
@@ -33,17 +34,17 @@ LEAST_SIDE = 8
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkSettings:
     """Shape of the network. The defaults are the paper's."""
 
-    depth: int = 50
-    """depth of the 3D ResNet: 10, 18, 34, 50 or 101"""
+    depth: int = field(default=50, metadata={"choices": tuple(DEPTHS)})
+    """depth of the 3D ResNet"""
     width: int = 64
     """channels of its first layer; 64 is the paper's, 16 learns on a laptop"""
     features: int = 1000
     """width of the fully connected layer before the heads"""
-    norm: str = "batch"
-    """normalisation: batch, or group, which suits batches of one or two volumes a worker"""
+    norm: str = field(default="batch", metadata={"choices": NORMS})
+    """normalisation; group does not depend on the batch: for batches of one or two a worker"""
     encoder: str = "resnet"
     """resnet: the classic strides; medicalnet: dilated layers 3 and 4, as MedicalNet's weights"""
     stem_stride: int = 2
@@ -60,11 +61,13 @@ class NetworkConfig:
         ):
             if (value := getattr(self, name)) not in choices:
                 remedy = f"use {', '.join(map(str, choices))}"
-                raise SettingError(f"{value!r} is unknown", _flag(name), remedy)
+                raise SettingError(f"{value!r} is unknown", name_flag(name), remedy)
         for name, most in (("width", 256), ("features", 65_536)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise SettingError(f"{value!r} is out of range", _flag(name), f"give 1 to {most}")
+                raise SettingError(
+                    f"{value!r} is out of range", name_flag(name), f"give 1 to {most}"
+                )
 
 
 class Output(NamedTuple):
@@ -84,7 +87,7 @@ class RadNet(nn.Module):
     heads: what to tell; the labels that sql/classes.csv lists unless given.
     """
 
-    def __init__(self, config: NetworkConfig, heads: tuple[Head, ...] | None = None) -> None:
+    def __init__(self, config: NetworkSettings, heads: tuple[Head, ...] | None = None) -> None:
         super().__init__()
         self.config = config
         self.labels = read_heads() if heads is None else heads
@@ -141,7 +144,7 @@ class Encoder(nn.Module):
 
     def __init__(
         self,
-        config: NetworkConfig,
+        config: NetworkSettings,
         dilations: tuple[int, int, int, int] = (1, 1, 1, 1),
         padded_shortcuts: bool = False,
     ) -> None:
@@ -354,21 +357,17 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels, max(1, channels // 16)), channels)
 
 
-def _build_resnet(config: NetworkConfig) -> Encoder:
+def _build_resnet(config: NetworkSettings) -> Encoder:
     return Encoder(config)
 
 
-def _build_medicalnet(config: NetworkConfig) -> Encoder:
+def _build_medicalnet(config: NetworkSettings) -> Encoder:
     return Encoder(config, (1, 1, 2, 4), padded_shortcuts=config.depth in (18, 34))
 
 
-ENCODERS: dict[str, Callable[[NetworkConfig], Encoder]] = {
+ENCODERS: dict[str, Callable[[NetworkSettings], Encoder]] = {
     "resnet": _build_resnet,
     "medicalnet": _build_medicalnet,
 }
-"""NetworkConfig.encoder -> what builds it. Contract: (B, 1, D, H, W) float -> list of feature maps,
-with `channels` and `strides` of each."""
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
+"""NetworkSettings.encoder -> what builds it. Contract: (B, 1, D, H, W) float -> list of feature
+maps, with `channels` and `strides` of each."""

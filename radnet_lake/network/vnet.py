@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from radnet_lake.errors import SettingError
-from radnet_lake.network.resnet import ENCODERS, NetworkConfig, conv3, group_norm, scale_grey
+from radnet_lake.network.resnet import ENCODERS, NetworkSettings, conv3, group_norm, scale_grey
 
 FREEZE: dict[str, int | None] = {
     "all": 4, "3": 3, "2": 2, "1": 1, "none": None, "scratch": None,
@@ -34,7 +34,7 @@ class Segmenter(nn.Module):
     Raises SettingError for a width out of range.
     """
 
-    def __init__(self, config: NetworkConfig, decoder_width: int = 16) -> None:
+    def __init__(self, config: NetworkSettings, decoder_width: int = 16) -> None:
         super().__init__()
         is_whole = isinstance(decoder_width, int) and not isinstance(decoder_width, bool)
         if not is_whole or not 2 <= decoder_width <= MOST_WIDTH:

@@ -20,8 +20,9 @@ from ray.exceptions import RayTaskError
 from torch import Tensor, nn
 
 from radnet_lake.errors import CheckpointError, RadnetLakeError
+from radnet_lake.train.config import TrainerConfig
 from radnet_lake.train.run_folder import RunFolder
-from radnet_lake.train.step import Batch, Goal, Group, Learner, Settings
+from radnet_lake.train.step import Batch, Goal, Group, Learner
 
 TELL_EVERY_S = 0.5
 GO_BACK = "to go on from the best epoch, copy checkpoints/best.pt over checkpoints/last.pt"
@@ -60,7 +61,7 @@ class Job(Protocol):
     """What all workers of a run are told: train_lesson.Job, liver_lesson.Job."""
 
     @property
-    def config(self) -> Settings:
+    def config(self) -> TrainerConfig:
         """Of the run."""
 
     @property
@@ -104,7 +105,7 @@ class Progress:
     best_loss: float = math.inf
     best_epoch: int = -1
 
-    def is_done(self, config: Settings) -> bool:
+    def is_done(self, config: TrainerConfig) -> bool:
         """Whether all epochs are over, or the loss has not fallen for long enough."""
         waited = self.epoch - 1 - self.best_epoch
         return self.epoch >= config.epochs or bool(config.patience and waited >= config.patience)

@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,118 +11,55 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from radnet_lake.errors import SettingError
-from radnet_lake.lake.log import locate_lake, open_lake
+from radnet_lake.lake.log import open_lake
+from radnet_lake.lake.settings import locate_lake
 from radnet_lake.lake.views import connect
 from radnet_lake.network.heads import Head
-from radnet_lake.network.resnet import DEPTHS, NORMS, NetworkConfig
+from radnet_lake.network.resnet import NetworkSettings
+from radnet_lake.settings import take_settings
 from radnet_lake.storage.sources import absolute_uri
 from radnet_lake.train.config import (
     NOT_KEPT,
-    PRECISIONS,
     SPLITS,
-    _refuse_unknown,
+    TrainerConfig,
     check_settings,
     read_run_settings,
+    refuse_unknown,
 )
 from radnet_lake.train.provenance import describe_code
 from radnet_lake.train.run_folder import SERIES
 from radnet_lake.volume.resample import ResampleSettings
-from radnet_lake.volume.stream import StreamConfig, index_series
+from radnet_lake.volume.stream import StreamConfig, VolumeSettings, index_series
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Settings of one training. The defaults are the paper's, where it tells."""
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(TrainerConfig, NetworkSettings, VolumeSettings):
+    """Settings of one training. The defaults are the paper's, where it states them."""
 
-    out: str
-    """folder of the run, or s3://bucket/prefix; on a cluster one that all nodes share"""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     config: str = ""
     """take settings from this config.json, as of another run; flags overrule it"""
-    resume: bool = False
-    """go on with the run in --out, with its settings, from its last checkpoint"""
-    where: str = ""
-    """SQL condition over training_set, as: Modality = 'MR' (default: all of it)"""
-    source: str = field(default="tensors", metadata={"choices": ("tensors", "lake")})
-    """tensors: volumes that `radnet-lake preprocess` stored; lake: made now, out of the files"""
     preprocessing: str = ""
     """stored volumes to take: a name as in the view volumes, or 24x64x64 (default: the only one)"""
-    depth: int = field(default=50, metadata={"choices": tuple(DEPTHS)})
-    """depth of the 3D ResNet"""
-    width: int = 64
-    """channels of its first layer; 64 is the paper's, 16 learns on a laptop"""
-    features: int = 1000
-    """width of the fully connected layer before the heads"""
-    norm: str = field(default="batch", metadata={"choices": NORMS})
-    """normalisation; group does not depend on the batch: for batches of one or two a worker"""
-    encoder: str = "resnet"
-    """resnet: the classic strides; medicalnet: dilated layers 3 and 4, as MedicalNet's weights"""
-    stem_stride: int = 2
-    """stride of the first convolution; 1 for volumes much smaller than 48x192x192"""
-    standardise: bool = False
-    """zero mean, unit deviation in each volume: what MedicalNet's weights want; else 0 to 1"""
-    init: str = ""
-    """start the encoder with these weights: a MedicalNet or MONAI file, or the folder of a run"""
-    epochs: int = 30
-    """how often all series of the training split are seen"""
-    batch: int = 16
-    """series of an optimiser step, over all workers"""
-    accumulate: int = 1
-    """pieces in which a worker takes its part of a batch, if memory is short"""
-    workers: int = 1
-    """processes that train together (DDP), each with a part of the batch"""
-    elastic: int = 0
-    """go on with as few workers as this while others are lost (default: wait for all)"""
-    gpu: bool = False
-    """one GPU for each worker"""
-    learning_rate: float = 0.001
-    """largest learning rate of Adam"""
-    weight_decay: float = 0.0
-    """decoupled from the rate of learning (AdamW)"""
-    warmup: float = 0.05
-    """share of all steps in which the learning rate rises"""
-    final_rate: float = 0.01
-    """learning rate at the end, as share of the largest, by a cosine; 1: no decay"""
-    clip: float = 5.0
-    """most that the gradient's norm may be, else it is scaled down; 0: no limit"""
-    patience: int = 0
-    """stop after so many epochs in which the validation loss did not fall; 0: never"""
     balance: bool = False
     """rare classes count more: by the inverse square root of their frequency"""
     augment: bool = False
     """change volumes a little at random, in ways that leave all labels true"""
-    precision: str = field(default="fp32", metadata={"choices": PRECISIONS})
-    """bf16: half the time on new processors and GPUs; fp16: on GPUs without bf16"""
-    channels_last: bool = False
-    """memory layout that is faster on most processors and GPUs"""
-    compile: bool = False
-    """compile the network with torch.compile: minutes at the start, faster steps"""
-    sync_norm: bool = False
-    """batch normalisation over all workers' parts of a batch; GPUs only"""
-    checkpoint_minutes: float = 10.0
-    """time between checkpoints within an epoch; 0: only at its end"""
-    retries: int = 3
-    """how often to start the workers again after one was lost"""
-    seed: int = 0
-    """of first weights, order and augmentation"""
 
     def __post_init__(self) -> None:
         check_settings(self)
         _ = self.network
 
     @property
-    def network(self) -> NetworkConfig:
+    def network(self) -> NetworkSettings:
         """Shape of the network. Raises SettingError."""
-        names = [f.name for f in fields(NetworkConfig)]
-        return NetworkConfig(**{name: getattr(self, name) for name in names})
+        return take_settings(NetworkSettings, self)
 
-    @staticmethod
-    def read_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
+    @classmethod
+    def read_defaults(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Settings of --config, or of the run that --resume names: defaults for the flags."""
-        if values["resume"]:
-            return read_run_settings(values["out"], TrainConfig)
-        return _read_file(values["config"]) if values["config"] else {}
+        if values["resume"] or not values["config"]:
+            return super().read_defaults(values)
+        return _read_file(values["config"])
 
 
 def _read_file(path: str) -> dict[str, Any]:
@@ -131,7 +68,7 @@ def _read_file(path: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         what = f"cannot be read ({type(error).__name__})"
         raise SettingError(what, path, "give a config.json as a run has it") from None
-    return _refuse_unknown(values, path, TrainConfig)
+    return refuse_unknown(values, path, TrainConfig)
 
 
 def keep_config(config: TrainConfig) -> dict[str, Any]:
@@ -161,7 +98,7 @@ def choose_settings(config: TrainConfig) -> ResampleSettings:
             raise SettingError(f"{wanted} is no size", "--preprocessing", remedy) from None
     if config.source == "lake" and not wanted:
         return ResampleSettings()
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     with connect(lake.uri) as connection:
         query = "select distinct preprocessing from volumes where shard is not null order by all"
         held = [name for (name,) in connection.sql(query).fetchall()]
@@ -187,7 +124,9 @@ def freeze_series(config: TrainConfig, settings: ResampleSettings) -> tuple[pa.T
     Left out is what has no stored volume. Raises SettingError where the condition is wrong, or none
     of them can be trained on.
     """
-    stream = StreamConfig(config.lake, "", config.where, config.source, settings)
+    stream = StreamConfig(
+        config.lake, split="", where=config.where, source=config.source, settings=settings
+    )
     index = index_series(stream)
     rows = index.rows.drop(["shard"]) if "shard" in index.rows.column_names else index.rows
     with connect(config.lake) as connection:
@@ -257,7 +196,7 @@ def describe_run(
     config: TrainConfig, settings: ResampleSettings, series: pa.Table, heads: tuple[Head, ...]
 ) -> dict[str, Any]:
     """What run.json holds: enough to make the run again; no paths of files, no patients."""
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     split = {name: series.filter(pc.equal(series["split"], name)) for name in SPLITS}
     labels = lake.snapshot.labels
     return {

@@ -23,8 +23,8 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from radnet_lake.errors import RadnetLakeError, SettingError
+from radnet_lake.train.config import TrainerConfig
 from radnet_lake.train.loop import Job, train_on_worker
-from radnet_lake.train.step import Settings
 
 WORKER_CPUS = 0.75
 """Logical CPUs of a worker: what it leaves of each is for loading volumes."""
@@ -71,7 +71,7 @@ Watch = Callable[[TrainReport], None]
 """Called before the work, then about twice a second."""
 
 
-def check_resources(config: Settings) -> None:
+def check_resources(config: TrainerConfig) -> None:
     """Raise SettingError at once for what a cluster of fixed size will never have."""
     if os.environ.get("RAY_ADDRESS"):
         return

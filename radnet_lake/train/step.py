@@ -18,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from radnet_lake.errors import RadnetLakeError
 from radnet_lake.network.augment import augment
 from radnet_lake.network.losses import AddUp
+from radnet_lake.train.config import TrainerConfig
 
 TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 LEAST_SCALE = 2.0**-8
@@ -41,10 +42,6 @@ class Group(NamedTuple):
 def stand_alone(gpu: bool) -> Group:
     """The only worker there is, on a GPU if one is asked for."""
     return Group(device=torch.device("cuda" if gpu else "cpu"))
-
-
-Settings = Any
-"""TrainConfig or LiverTrainConfig."""
 
 
 class Goal(Protocol):
@@ -90,7 +87,7 @@ class Learner:
     """
 
     def __init__(
-        self, settings: Settings, network: nn.Module, goal: Goal, group: Group, total: int
+        self, settings: TrainerConfig, network: nn.Module, goal: Goal, group: Group, total: int
     ) -> None:
         self.config, self.group, self.total = settings, group, total
         layout = torch.channels_last_3d if settings.channels_last else torch.preserve_format

@@ -13,7 +13,8 @@ import ray
 
 from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.lake.freshness import warn_if_stale
-from radnet_lake.lake.log import locate_lake, open_lake
+from radnet_lake.lake.log import open_lake
+from radnet_lake.lake.settings import locate_lake
 from radnet_lake.network.heads import read_heads
 from radnet_lake.ray_cluster import start_board, start_ray
 from radnet_lake.storage.sources import absolute_uri
@@ -75,7 +76,7 @@ def _start(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
     if left_out:
         remedy = "run: radnet-lake preprocess"
         warnings.append(f"{left_out} series of the training set have no stored volume; {remedy}")
-    if stale := warn_if_stale(open_lake(locate_lake(config.lake))):
+    if stale := warn_if_stale(open_lake(config.lake)):
         warnings.append(stale)
     about |= {"weights": weights, "warnings": warnings}
     job, report = _plan(config, run, about, series)
@@ -103,7 +104,9 @@ def _plan(
     config: TrainConfig, run: RunFolder, about: dict[str, Any], series: pa.Table
 ) -> tuple[Job, TrainReport]:
     settings = ResampleSettings(**about["settings"])
-    stream = StreamConfig(config.lake, "", config.where, config.source, settings)
+    stream = StreamConfig(
+        config.lake, split="", where=config.where, source=config.source, settings=settings
+    )
     rows = locate_series(stream, series)
     if rows.left_out and config.resume:
         what = f"{rows.left_out} of the run's series have no stored volume any more"

@@ -18,14 +18,17 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, VolumeError
+from radnet_lake.evaluate.evaluate import EvaluationSettings
 from radnet_lake.evaluate.figures import encode_figure
 from radnet_lake.network.dice import measure_overlap
 from radnet_lake.ray_cluster import start_ray
+from radnet_lake.settings import check_choices, check_least
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.transfer.case_folder import SPLITS, CaseFolder, StoredCase, check_alike
 from radnet_lake.transfer.inference import (
     Mask,
     Method,
+    MethodSettings,
     Models,
     Proposal,
     Trained,
@@ -46,7 +49,6 @@ from radnet_lake.transfer.table import (
 )
 from radnet_lake.transfer.windows import Region
 
-CHECKPOINTS = ("best", "last")
 TRIES = 2
 """At a case whose worker dies."""
 
@@ -54,45 +56,22 @@ Row = dict[str, Any]
 Watch = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
-class LiverEvaluateConfig:
+@dataclass(frozen=True, kw_only=True)
+class LiverEvaluateConfig(MethodSettings, EvaluationSettings):
     """Settings of one evaluation."""
 
-    run: str = field(metadata={"positional": "RUN"})
-    """folder or s3://bucket/prefix that `radnet-lake liver train` wrote"""
     cases: str = ""
     """the folder that `radnet-lake liver prepare` wrote (default: that of the run)"""
     split: str = field(default="test", metadata={"choices": SPLITS})
     """which of the cases"""
-    checkpoint: str = field(default="best", metadata={"choices": CHECKPOINTS})
-    """best: of the lowest validation loss; last: of the last epoch"""
-    average: bool = False
-    """where windows overlap, take the mean (default: the window whose middle is nearest)"""
-    largest: bool = False
-    """keep the largest component alone"""
-    refine: str = ""
-    """a run of `radnet-lake liver train --refine`, for a second pass around the first mask"""
     threshold: float = 0.5
     """probability from which on a voxel is the organ's"""
-    batch: int = 2
-    """windows at a time"""
     workers: int = 1
     """cases at a time, each a Ray task; 1: in this process, without Ray"""
-    gpu: bool = False
-    """a GPU for each worker"""
-    resamples: int = 1000
-    """bootstrap resamples for the intervals"""
-    seed: int = 0
-    """of the resamples"""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("workers", 1), ("resamples", 100), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise SettingError(f"must be at least {least}", f"--{name}", "give a larger number")
-        for name, known in (("split", SPLITS), ("checkpoint", CHECKPOINTS)):
-            value = getattr(self, name)
-            if value not in known:
-                raise SettingError(f"{value!r} is unknown", f"--{name}", f"use {', '.join(known)}")
+        check_least(self, batch=1, workers=1, resamples=100, seed=0)
+        check_choices(self)
         if not 0 < self.threshold < 1:
             what = f"{self.threshold} is no probability"
             raise SettingError(what, "--threshold", "give more than 0, less than 1")

@@ -8,6 +8,7 @@ Shapes: D slices of a case, H rows, W columns; d, h, w those of the segmenter's 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from radnet_lake.network.checkpoint import (
 )
 from radnet_lake.network.resnet import RadNet
 from radnet_lake.network.vnet import Segmenter
+from radnet_lake.train.config import CheckpointSettings
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.transfer.case_folder import CaseSettings, check_alike, decode_settings
 from radnet_lake.transfer.proposal import score_regions
@@ -70,6 +72,22 @@ class Method(NamedTuple):
         words = [word for word in ("average", "largest", "refine") if getattr(self, word)]
         words += [] if self.threshold == HALF else [f"from {self.threshold:g}"]
         return "+".join(words) or "plain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodSettings(CheckpointSettings):
+    """Which segmenter is used, and how its windows become masks."""
+
+    run: str = field(kw_only=False, metadata={"positional": "RUN"})
+    """folder or s3://bucket/prefix that `radnet-lake liver train` wrote"""
+    average: bool = False
+    """where windows overlap, take the mean (default: the window whose middle is nearest)"""
+    largest: bool = False
+    """keep the largest component alone"""
+    refine: str = ""
+    """a run of `radnet-lake liver train --refine`, for a second pass around the first mask"""
+    batch: int = 2
+    """windows at a time"""
 
 
 class Trained(NamedTuple):

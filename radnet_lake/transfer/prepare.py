@@ -17,10 +17,11 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from radnet_lake.errors import CheckpointError, RadnetLakeError, SettingError
-from radnet_lake.lake.log import Lake, locate_lake, open_lake
+from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.network.checkpoint import build_network, digest_weights
 from radnet_lake.ray_cluster import start_ray
+from radnet_lake.settings import name_flag
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.transfer.case_folder import SPLITS, CaseFolder, CaseSettings
 from radnet_lake.transfer.pairs import list_pairs
@@ -48,11 +49,31 @@ TASK_BYTES = 4 << 30
 Row = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class LiverPrepareConfig:
+@dataclass(frozen=True, kw_only=True)
+class WindowSettings:
+    """How large the windows of a case are, where they lie, and which are chosen."""
+
+    region_label: str = ""
+    """class of the run's coverage that windows are chosen by (default: the organ)"""
+    slices: int = 0
+    """slices of a window (default: the run's, else 48)"""
+    rows: int = 0
+    """rows that windows are resized to (default: the run's, else 192)"""
+    columns: int = 0
+    """columns that windows are resized to (default: the run's, else 192)"""
+    spacing_mm: float = 0.0
+    """space between the slices of a case (default: 240 / slices, which is 5 of 48)"""
+    stride: int = 0
+    """slices from a window to the next (default: slices / 6, which is 8 of 48)"""
+    threshold: float = THRESHOLD
+    """score above which a window is chosen; where none is, the highest is"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiverPrepareConfig(WindowSettings):
     """Settings of one preparation. The defaults are the paper's."""
 
-    out: str
+    out: str = field(kw_only=False)
     """folder of the cases, or s3://bucket/prefix"""
     lits: str = ""
     """take the cases of this LiTS folder (volume-N.nii, segmentation-N.nii), on disk or s3://"""
@@ -68,27 +89,15 @@ class LiverPrepareConfig:
     size is the windows' (default: all windows are taken)"""
     organ: str = "liver"
     """name of the organ in SEG and RTSTRUCT objects"""
-    region_label: str = ""
-    """class of the run's coverage that windows are chosen by (default: the organ)"""
-    slices: int = 0
-    """slices of a window (default: the run's, else 48)"""
-    rows: int = 0
-    """rows that windows are resized to (default: the run's, else 192)"""
-    columns: int = 0
-    """columns that windows are resized to (default: the run's, else 192)"""
-    spacing_mm: float = 0.0
-    """space between the slices of a case (default: 240 / slices, which is 5 of 48)"""
-    stride: int = 0
-    """slices from a window to the next (default: slices / 6, which is 8 of 48)"""
-    threshold: float = THRESHOLD
-    """score above which a window is chosen; where none is, the highest is"""
     seed: int = 0
     """of the split of the patients, 70 : 15 : 15"""
 
     def __post_init__(self) -> None:
         for name in ("slices", "rows", "columns", "spacing_mm", "stride"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise SettingError("is no size", _flag(name), "give more than 0, or leave it out")
+                raise SettingError(
+                    "is no size", name_flag(name), "give more than 0, or leave it out"
+                )
         if self.lits and self.pairs:
             raise SettingError("are two sources", "--lits, --pairs", "prepare them one by one")
         if self.where and (self.lits or self.pairs):
@@ -204,7 +213,7 @@ def _choose_settings(config: LiverPrepareConfig) -> tuple[CaseSettings, dict[str
         size, wanted = getattr(base, name), getattr(config, name)
         if config.run and wanted not in (0, size):
             what = f"the run's network was trained on {size}, not {wanted}"
-            raise SettingError(what, _flag(name), "leave it out, or name another --run")
+            raise SettingError(what, name_flag(name), "leave it out, or name another --run")
         chosen[name] = wanted or size
     settings = ResampleSettings(**chosen, clip=base.clip, anti_alias=base.anti_alias)
     stride = config.stride or max(1, settings.slices // STRIDES)
@@ -249,7 +258,7 @@ def _refuse_changes(folder: CaseFolder, settings: CaseSettings) -> None:
 def _open_lake(config: LiverPrepareConfig) -> Lake | None:
     if config.source == "lits" or (config.source == "pairs" and not config.lake):
         return None
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     choose_opener(lake)  # a missing key is an error before any work
     return lake
 
@@ -369,7 +378,3 @@ def _warn(made: list[Row], settings: CaseSettings) -> list[str]:
     if 0 < n_patients < len(SPLITS):
         warnings.append(f"of {n_patients} patients all are in train: nothing validates or tests")
     return warnings
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")

@@ -24,16 +24,19 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
-from radnet_lake.lake.log import Lake, locate_lake, open_lake
+from radnet_lake.lake.log import Lake, open_lake
+from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.sql import run_sql
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights
 from radnet_lake.ray_cluster import start_ray
+from radnet_lake.settings import check_least
 from radnet_lake.storage.folder import Folder
 from radnet_lake.storage.sources import absolute_uri, list_unit, list_units
 from radnet_lake.transfer.inference import (
     Method,
+    MethodSettings,
     Models,
     Trained,
     build_models,
@@ -86,18 +89,14 @@ TRIES = 2
 """At a series whose worker dies."""
 
 
-@dataclass(frozen=True)
-class LiverSegmentConfig:
+@dataclass(frozen=True, kw_only=True)
+class LiverSegmentConfig(LakeSettings, MethodSettings):
     """Settings of one segmentation."""
 
-    run: str = field(metadata={"positional": "RUN"})
-    """folder or s3://bucket/prefix that `radnet-lake liver train` wrote"""
     out: str
     """folder of the masks, or s3://bucket/prefix; SEG files hold patient data"""
     images: tuple[str, ...] = field(default=(), metadata={"positional": "IMAGE"})
     """NIfTI files of CT, or folders of DICOM files; left out: series of --lake"""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     series: str = ""
     """SeriesInstanceUID as the lake has it; several are separated by commas"""
     where: str = ""
@@ -107,25 +106,11 @@ class LiverSegmentConfig:
     """seg: DICOM SEG; nifti: NIfTI; of a NIfTI image there can be no SEG"""
     overlay: str = field(default="yes", metadata={"choices": ("yes", "no")})
     """draw the outlines as PNG"""
-    checkpoint: str = field(default="best", metadata={"choices": ("best", "last")})
-    """which of the run's checkpoints"""
-    average: bool = False
-    """where windows overlap, take the mean (default: the window whose middle is nearest)"""
-    largest: bool = False
-    """keep the largest component alone"""
-    refine: str = ""
-    """a run of `radnet-lake liver train --refine`, for a second pass around the first mask"""
-    batch: int = 2
-    """windows at a time"""
     workers: int = 1
     """series at a time, each a Ray task; 1: in this process, without Ray"""
-    gpu: bool = False
-    """a GPU for each worker"""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "workers"):
-            if getattr(self, name) < 1:
-                raise SettingError("must be at least 1", f"--{name}", "give a larger number")
+        check_least(self, batch=1, workers=1)
         if self.images and (self.lake or self.series or self.where):
             remedy = "name files, or series of a lake"
             raise SettingError("go with --lake, not with IMAGE", "--series, --where", remedy)
@@ -182,7 +167,7 @@ def segment_liver(config: LiverSegmentConfig, watch: Watch | None = None) -> Liv
         folder.uri, trained, _digest(trained), method, config.endings, config.batch, device, 0
     )
     report = LiverSegmentReport(folder.uri, trained.cases.organ)
-    lake = None if config.images else open_lake(locate_lake(config.lake))
+    lake = None if config.images else open_lake(config.lake)
     scans = _list_series(lake, config) if lake else _list_images(config)
     rows = _read_rows(folder)
     there = set(folder.names())

@@ -12,7 +12,7 @@ from typing import Any
 
 from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.network.checkpoint import encode_checkpoint
-from radnet_lake.network.resnet import NetworkConfig
+from radnet_lake.network.resnet import NetworkSettings
 from radnet_lake.ray_cluster import start_board, start_ray
 from radnet_lake.storage.sources import absolute_uri
 from radnet_lake.train.config import refuse_changes
@@ -161,7 +161,7 @@ def _plan(
     where = f"{run.uri}/run.json"
     try:
         settings = decode_settings(about["cases"], where)
-        network = NetworkConfig(**about["network"])
+        network = NetworkSettings(**about["network"])
         examples = {
             split: tuple(
                 Example(name, Region((*box[:3],), (*box[3:],)))

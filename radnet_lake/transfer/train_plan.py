@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from radnet_lake.errors import SettingError
 from radnet_lake.network.checkpoint import read_network_config
-from radnet_lake.network.resnet import NORMS, NetworkConfig
+from radnet_lake.network.resnet import NORMS, NetworkSettings
 from radnet_lake.network.vnet import FREEZE
+from radnet_lake.settings import name_flag
 from radnet_lake.storage.sources import absolute_uri
-from radnet_lake.train.config import NOT_KEPT, PRECISIONS, check_settings, read_run_settings
+from radnet_lake.train.config import NOT_KEPT, StepSettings, TrainerConfig, check_settings
 from radnet_lake.transfer.case_folder import CaseFolder, CaseSettings
 from radnet_lake.transfer.windows import Region, bound_mask
 
@@ -24,16 +25,27 @@ MARGINS = (0.5, 1.5)
 """Of them, shares of the margin: a first mask is never as true as the one learned from."""
 
 
-@dataclass(frozen=True)
-class LiverTrainConfig:
-    """Settings of one training of a segmenter. The defaults are the paper's, where it tells."""
+@dataclass(frozen=True, kw_only=True)
+class SegmenterSettings(StepSettings):
+    """What each training of a segmenter has, alone or in a sweep."""
 
-    out: str
-    """folder of the run, or s3://bucket/prefix; on a cluster one that all nodes share"""
     cases: str = ""
     """the folder that `radnet-lake liver prepare` wrote"""
-    resume: bool = False
-    """go on with the run in --out, with its settings, from its last checkpoint"""
+    decoder_width: int = 16
+    """channels of the decoder at half size"""
+    epochs: int = 50
+    """how often all windows of the training cases are seen"""
+    batch: int = 4
+    """windows of an optimiser step, over all workers"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiverTrainConfig(SegmenterSettings, TrainerConfig):
+    """Settings of one training of a segmenter. The defaults are the paper's, where it states them.
+
+    What is not stated of the encoder is as the weights to start with have it.
+    """
+
     freeze: str = field(default="all", metadata={"choices": tuple(FREEZE)})
     """what of the encoder stays as pretrained: all, up to block 3, 2 or 1; none: its weights are
     only where it begins; scratch: not even that"""
@@ -49,53 +61,15 @@ class LiverTrainConfig:
     depth: int = 0
     """depth of the 3D ResNet (default: that of the weights to start with)"""
     width: int = 0
-    """channels of its first layer (default: likewise)"""
+    """channels of its first layer (default: as the weights)"""
     norm: str = field(default="", metadata={"choices": ("", *NORMS)})
-    """normalisation of the encoder (default: likewise)"""
+    """normalisation of the encoder (default: as the weights)"""
     encoder: str = ""
-    """resnet, or medicalnet: dilated layers 3 and 4 (default: likewise)"""
+    """resnet, or medicalnet: dilated layers 3 and 4 (default: as the weights)"""
     stem_stride: int = 0
-    """stride of the first convolution (default: likewise)"""
+    """stride of the first convolution (default: as the weights)"""
     standardise: bool = False
     """zero mean, unit deviation in each window: what MedicalNet's weights want"""
-    decoder_width: int = 16
-    """channels of the decoder at half size"""
-    epochs: int = 50
-    """how often all windows of the training cases are seen"""
-    batch: int = 4
-    """windows of an optimiser step, over all workers"""
-    accumulate: int = 1
-    """pieces in which a worker takes its part of a batch, if memory is short"""
-    workers: int = 1
-    """processes that train together (DDP), each with a part of the batch"""
-    elastic: int = 0
-    """go on with as few workers as this while others are lost (default: wait for all)"""
-    gpu: bool = False
-    """one GPU for each worker"""
-    learning_rate: float = 0.001
-    """largest learning rate of Adam"""
-    weight_decay: float = 0.0
-    """decoupled from the rate of learning (AdamW)"""
-    warmup: float = 0.05
-    """share of all steps in which the learning rate rises"""
-    final_rate: float = 0.01
-    """learning rate at the end, as share of the largest, by a cosine; 1: no decay"""
-    clip: float = 5.0
-    """most that the gradient's norm may be, else it is scaled down; 0: no limit"""
-    patience: int = 0
-    """stop after so many epochs in which the validation loss did not fall; 0: never"""
-    precision: str = field(default="fp32", metadata={"choices": PRECISIONS})
-    """bf16: half the time on new processors and GPUs; fp16: on GPUs without bf16"""
-    channels_last: bool = False
-    """memory layout that is faster on most processors and GPUs"""
-    compile: bool = False
-    """compile the network with torch.compile: minutes at the start, faster steps"""
-    sync_norm: bool = False
-    """batch normalisation over all workers' parts of a batch; GPUs only"""
-    checkpoint_minutes: float = 10.0
-    """time between checkpoints within an epoch; 0: only at its end"""
-    retries: int = 3
-    """how often to start the workers again after one was lost"""
     seed: int = 0
     """of first weights, order, and the share of cases"""
 
@@ -108,16 +82,6 @@ class LiverTrainConfig:
         if self.freeze == "scratch" and self.init:
             what = "scratch starts with no weights, --init with some"
             raise SettingError(what, "--freeze", "use none, or leave --init out")
-
-    @property
-    def augment(self) -> bool:
-        """Whether volumes change at random: masks would have to move along."""
-        return False
-
-    @staticmethod
-    def read_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of the run that --resume names: defaults for the flags."""
-        return read_run_settings(values["out"], LiverTrainConfig) if values["resume"] else {}
 
 
 class Example(NamedTuple):
@@ -147,7 +111,7 @@ def find_weights(config: LiverTrainConfig, cases: CaseFolder) -> str:
     return f"{cases.uri}/{REGIONS}"
 
 
-def choose_network(config: LiverTrainConfig, cases: CaseFolder) -> NetworkConfig:
+def choose_network(config: LiverTrainConfig, cases: CaseFolder) -> NetworkSettings:
     """Shape of the encoder: that of our own weights to start with; else flags rule.
 
     Without weights, flags change the shape of the network of the regions. Raises SettingError where
@@ -159,13 +123,12 @@ def choose_network(config: LiverTrainConfig, cases: CaseFolder) -> NetworkConfig
     own = read_network_config(uri) if uri else None
     for name, value in told.items():
         if own and getattr(own, name) != value:
-            flag = "--" + name.replace("_", "-")
             what = f"the weights to start with have {name} {getattr(own, name)}, not {value}"
-            raise SettingError(what, flag, "leave it out, or start with other weights")
+            raise SettingError(what, name_flag(name), "leave it out, or start with other weights")
     if own:
         return own
     state = None if config.init else cases.read_network()
-    like = NetworkConfig(**state["network"]) if state else NetworkConfig()
+    like = NetworkSettings(**state["network"]) if state else NetworkSettings()
     return replace(like, **told)
 
 

@@ -18,7 +18,7 @@ import torch
 from radnet_lake.errors import CheckpointError
 from radnet_lake.network.checkpoint import describe_segmenter, load_foreign
 from radnet_lake.network.dice import DiceObjective
-from radnet_lake.network.resnet import NetworkConfig
+from radnet_lake.network.resnet import NetworkSettings
 from radnet_lake.network.vnet import Segmenter
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.train.step import Batch, Group
@@ -40,7 +40,7 @@ class Job(NamedTuple):
     run: RunFolder
     cases: str
     settings: CaseSettings
-    network: NetworkConfig
+    network: NetworkSettings
     weights: str
     train: tuple[Example, ...]
     validation: tuple[Example, ...]

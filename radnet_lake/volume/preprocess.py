@@ -29,11 +29,13 @@ from ray.data.block import BlockMetadata
 from radnet_lake import __version__, errors, schema
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.lake.freshness import MODES, warn_if_stale
-from radnet_lake.lake.log import Lake, Part, decode_part, locate_lake, open_lake
+from radnet_lake.lake.log import Lake, Part, decode_part, open_lake
+from radnet_lake.lake.settings import CommitSettings
 from radnet_lake.lake.sql import run_sql
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.ray_cluster import count_attempts, start_ray
+from radnet_lake.settings import check_choices, take_settings
 from radnet_lake.storage.sources import absolute_uri
 from radnet_lake.volume.resample import PREPROCESSING_VERSION, ResampleSettings
 from radnet_lake.volume.series_frames import count_rows, stream_rows
@@ -76,46 +78,27 @@ left join (from volumes where preprocessing = $preprocessing) as v using (Series
 """
 
 
-@dataclass(frozen=True)
-class PreprocessConfig:
+@dataclass(frozen=True, kw_only=True)
+class PreprocessConfig(CommitSettings, ResampleSettings):
     """Settings of one preprocessing. The defaults are the paper's."""
 
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     where: str = ""
     """SQL condition over training_set, as "sequence = 'T2-FLAIR'" (default: all of it)"""
     mode: str = field(default="", metadata={"choices": MODES})
     """refuse labels of another mode than this (default: whatever they are)"""
-    slices: int = 48
-    """slices of a volume; fewer are centred between blank ones"""
-    rows: int = 192
-    """rows of a volume"""
-    columns: int = 192
-    """columns of a volume"""
-    pad_to_square: bool = False
-    """keep true proportions in plane, with blank margins"""
-    clip: str = ""
-    """percentiles to clip values to before scaling, as 0.1,99.9 (default: none)"""
-    anti_alias: bool = False
-    """average over what a larger voxel covers; slower, for all slices are read"""
     nifti: str = ""
     """folder, or s3://bucket/prefix: also write each volume that is made, as <series>.nii.gz"""
     retry: bool = False
     """try again what failed, also series that `label` excluded for it"""
-    commit_seconds: float = 15.0
-    """time between commits: what a killed run loses at most"""
 
     def __post_init__(self) -> None:
-        if self.mode and self.mode not in MODES:
-            raise SettingError(f"{self.mode!r} is unknown", "--mode", f"use {', '.join(MODES)}")
-        _ = self.settings
+        check_choices(self)
+        ResampleSettings.__post_init__(self)
 
     @property
     def settings(self) -> ResampleSettings:
-        """What the volumes depend on. Raises SettingError."""
-        return ResampleSettings(
-            self.slices, self.rows, self.columns, self.pad_to_square, self.clip, self.anti_alias
-        )
+        """What the volumes depend on."""
+        return take_settings(ResampleSettings, self)
 
 
 @dataclass
@@ -159,7 +142,7 @@ def preprocess(config: PreprocessConfig, watch: Watch | None = None) -> Preproce
     from there).
     """
     started = time.monotonic()
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     stale = warn_if_stale(lake)
     labels = lake.snapshot.labels
     if config.mode and config.mode != labels["mode"]:

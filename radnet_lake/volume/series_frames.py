@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from radnet_lake import schema
 from radnet_lake.errors import SettingError
-from radnet_lake.lake.log import Lake, locate_lake, open_lake
+from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.sql_files import create_macros
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import load_parts
@@ -47,7 +47,7 @@ def read_volume(series: str, lake: str | None = None) -> Volume:
     Raises SettingError for a series that the lake does not have, VolumeError where its pixels make
     no volume, LakeError, StoreError.
     """
-    for _, frames in stream_frames(open_lake(locate_lake(lake)), [series]):
+    for _, frames in stream_frames(open_lake(lake), [series]):
         return read_volume_of(frames)
     remedy = "list them with: radnet-lake query 'select distinct SeriesInstanceUID from instances'"
     raise SettingError("no such series in the lake", series, remedy)

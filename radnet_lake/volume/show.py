@@ -16,10 +16,12 @@ from matplotlib.figure import Figure
 
 from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.lake.freshness import warn_if_stale
-from radnet_lake.lake.log import Lake, locate_lake, open_lake
+from radnet_lake.lake.log import Lake, open_lake
+from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.sql import run_sql
 from radnet_lake.lake.views import connect
 from radnet_lake.schema import VOLUME_REASONS
+from radnet_lake.settings import take_settings
 from radnet_lake.volume.frame import Frame, Stored
 from radnet_lake.volume.nifti import write_nifti
 from radnet_lake.volume.planes import Plane, draw_rows, draw_sheet, lay_planes, write_picture
@@ -35,35 +37,22 @@ WINDOW_VOXELS = 1_000_000
 """So many, evenly spread, tell the percentiles of a volume."""
 
 
-@dataclass(frozen=True)
-class ShowConfig:
+@dataclass(frozen=True, kw_only=True)
+class ShowConfig(LakeSettings, ResampleSettings):
     """Settings of one picture or sheet."""
 
     output: str = field(metadata={"short": "-o"})
     """file to write: .png; or .nii, .nii.gz: the volume after preprocessing, for viewers"""
     series: str = field(default="", metadata={"positional": "SERIES_UID"})
     """SeriesInstanceUID as the lake has it; left out: a sheet of many series"""
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     where: str = ""
     """which series go on the sheet: an SQL condition over `series`, as: sequence = 'T2-SE'
     (default: all CT and MR)"""
     limit: int = PAGE_SERIES
     """series on the sheet; after each 60 begins another file: NAME-2.png, ..."""
-    slices: int = 48
-    """slices after preprocessing"""
-    rows: int = 192
-    """rows after preprocessing"""
-    columns: int = 192
-    """columns after preprocessing"""
-    pad_to_square: bool = False
-    """pad the shorter side in plane, so that aspect is kept"""
-    clip: str = ""
-    """percentiles that become black and white, as: 0.1,99.9"""
-    anti_alias: bool = False
-    """smooth before shrinking"""
 
     def __post_init__(self) -> None:
+        ResampleSettings.__post_init__(self)
         name = self.output.lower()
         if "://" in name:
             raise SettingError("not a local file", "--output", "write it here, then copy it")
@@ -77,17 +66,6 @@ class ShowConfig:
         if not 1 <= self.limit <= MAX_SERIES:
             raise SettingError(f"not between 1 and {MAX_SERIES}", "--limit", "narrow --where")
 
-    def settings(self) -> ResampleSettings:
-        """The preprocessing that is shown. Raises SettingError."""
-        return ResampleSettings(
-            slices=self.slices,
-            rows=self.rows,
-            columns=self.columns,
-            pad_to_square=self.pad_to_square,
-            clip=self.clip,
-            anti_alias=self.anti_alias,
-        )
-
 
 def show(config: ShowConfig) -> Iterator[str]:
     """Write the picture, the volume or the sheet; yields lines that say what was written.
@@ -96,7 +74,7 @@ def show(config: ShowConfig) -> Iterator[str]:
     SettingError for an unknown series, a wrong condition or a place that cannot be written,
     VolumeError where the pixels of the one series make no volume.
     """
-    lake, settings = open_lake(locate_lake(config.lake)), config.settings()
+    lake, settings = open_lake(config.lake), take_settings(ResampleSettings, config)
     if not config.series:
         yield from _write_sheets(lake, config, settings)
         return

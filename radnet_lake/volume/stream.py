@@ -24,7 +24,8 @@ from ray.data.block import BlockMetadata
 from ray.data.extensions import ArrowTensorArray
 
 from radnet_lake.errors import LakeError, RadnetLakeError, SettingError, VolumeError
-from radnet_lake.lake.log import Lake, locate_lake, open_lake
+from radnet_lake.lake.log import Lake, open_lake
+from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.sql import run_sql
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
@@ -56,17 +57,21 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class StreamConfig:
+class VolumeSettings(LakeSettings):
+    """Which volumes of the training set."""
+
+    where: str = field(default="", kw_only=True)
+    """SQL condition over training_set, as: Modality = 'MR' (default: all of it)"""
+    source: str = field(default="tensors", kw_only=True, metadata={"choices": ("tensors", "lake")})
+    """tensors: volumes that `radnet-lake preprocess` stored; lake: made now, out of the files"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig(VolumeSettings):
     """Which volumes, in which order."""
 
-    lake: str = ""
-    """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
     split: str = "train"
     """train, validation or test; "" for all"""
-    where: str = ""
-    """SQL condition over training_set, as: Modality = 'MR'"""
-    source: str = "tensors"
-    """tensors: volumes that `radnet-lake preprocess` stored; lake: made now, out of the files"""
     settings: ResampleSettings = field(default_factory=ResampleSettings)
     """preprocessing of the volumes"""
     epochs: int = 1
@@ -171,7 +176,7 @@ def index_series(config: StreamConfig) -> SeriesIndex:
     LakeError where the lake is not labelled or damaged.
     """
     with connect(config.lake) as connection:
-        lake = open_lake(locate_lake(config.lake))
+        lake = open_lake(config.lake)
         chosen = f"split = '{config.split}'" if config.split else "true"
         run_sql(connection, f"create temp view candidate as from training_set where {chosen}")
         try:
@@ -203,7 +208,7 @@ def locate_series(config: StreamConfig, labelled: pa.Table) -> SeriesIndex:
 
     labelled: columns of SeriesIndex.rows before shard. Raises as index_series does.
     """
-    lake = open_lake(locate_lake(config.lake))
+    lake = open_lake(config.lake)
     if config.source == "lake":
         choose_opener(lake)
         return SeriesIndex(labelled.sort_by("SeriesInstanceUID").combine_chunks(), 0)
@@ -306,7 +311,7 @@ class _Volumes(Datasource):  # type: ignore[misc]
         self.volume_bytes = settings.slices * settings.rows * settings.columns
         self.block_bytes = config.block_volumes * self.volume_bytes
         self._config, self._n_rows = config, rows.num_rows
-        lake = open_lake(locate_lake(config.lake))
+        lake = open_lake(config.lake)
         self._job = _Job(lake.uri, lake.snapshot.version, config, ray.put(rows))
 
     def estimate_inmemory_data_size(self) -> int | None:

@@ -26,7 +26,7 @@ from radnet_lake.label.label import LabelConfig, label
 from radnet_lake.lake.log import open_lake
 from radnet_lake.network.checkpoint import describe_network
 from radnet_lake.network.heads import read_heads
-from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.phantom.phantom import PhantomConfig, phantom
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.volume.resample import ResampleSettings
@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> Made:
     folder = tmp_path_factory.mktemp("evaluate")
     phantom(PhantomConfig(out=str(folder / "archive"), patients=2, seed=3, size=48))
     uri = str(folder / "lake")
-    harvest(HarvestConfig((str(folder / "archive"),), uri, phi="keep", collection="a phantom"))
+    harvest(HarvestConfig((str(folder / "archive"),), lake=uri, phi="keep", collection="a phantom"))
     label(LabelConfig(uri))
     lake = open_lake(uri)
     with radnet_lake.connect(uri) as connection:
@@ -74,7 +74,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> Made:
     # The last series has no volume.
     table = pa.Table.from_pylist(stored[:-1], schema.TABLES["volumes"])
     lake.commit(add=[part, lake.write_part("volumes", table, "made")])
-    series = index_series(StreamConfig(uri, "", source="lake", settings=SETTINGS)).rows
+    series = index_series(StreamConfig(uri, split="", source="lake", settings=SETTINGS)).rows
     split = ["train", "test"] * (series.num_rows // 2) + ["test"] * (series.num_rows % 2)
     split[-1] = "test"
     # As a run froze them: the lake's own labels of sequence say otherwise.
@@ -86,7 +86,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> Made:
 
 def rig_network() -> RadNet:
     """It says the same of every volume: T1-SE, sagittal, contrast, brain and liver, 5 mm."""
-    network = RadNet(NetworkConfig(depth=10, width=4, features=16))
+    network = RadNet(NetworkSettings(depth=10, width=4, features=16))
     said = {
         "sequence": [0, 2, 0, 0, 0],
         "view": [0, 0, 3],

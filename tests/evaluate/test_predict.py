@@ -19,7 +19,7 @@ from radnet_lake.harvest.harvest import HarvestConfig, harvest
 from radnet_lake.label.label import LabelConfig, label
 from radnet_lake.lake.log import create_lake, open_lake
 from radnet_lake.network.checkpoint import build_network, describe_network
-from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.phantom.phantom import PhantomConfig, phantom
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.volume.preprocess import PreprocessConfig, preprocess
@@ -72,7 +72,7 @@ def cut(dataset: pydicom.Dataset) -> None:
 def write_run(folder: Path, seed: int, lake: str) -> Made:
     """A run's folder with a network that nobody trained, but that tells volumes apart."""
     torch.manual_seed(seed)
-    network = RadNet(NetworkConfig(depth=10, width=4))
+    network = RadNet(NetworkSettings(depth=10, width=4))
     places = ask(lake, "select shard, position from volumes order by all")
     volumes = [read_volumes(open_lake(lake), p["shard"], [p["position"]]) for p in places]
     batch = torch.from_numpy(np.stack(volumes))
@@ -104,7 +104,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> Made:
     files = sorted(next(archive.rglob("t2_tse_tra_0006")).iterdir())
     copy_series(files, archive / SILENT, silence)
     copy_series(files, archive / DAMAGED, cut)
-    harvest(HarvestConfig((str(archive),), lake, phi="keep"))
+    harvest(HarvestConfig((str(archive),), lake=lake, phi="keep"))
     label(LabelConfig(lake))
     preprocess(PreprocessConfig(lake, slices=16, rows=24, columns=24))
     return write_run(folder / "run", 1, lake)
@@ -230,7 +230,7 @@ def test_an_interrupted_run_keeps_what_it_committed_and_is_finished_by_the_next(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict(PredictConfig(other.run, lake, source="tensors"), interrupt)
+        predict(PredictConfig(run=other.run, lake=lake, source="tensors"), interrupt)
     mine = f"where checkpoint <> '{told[SILENT]['checkpoint']}'"
     kept = ask(lake, f"select SeriesInstanceUID from predictions {mine}")
     assert kept

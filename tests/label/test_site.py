@@ -406,7 +406,7 @@ def test_a_lake_labelled_with_what_people_said(
     for number in range(3):
         write_series(tmp_path / "in", number, 4, SeriesDescription=f"x {number}")
     uri = str(tmp_path / "lake")
-    harvest(HarvestConfig((str(tmp_path / "in"),), uri, phi="keep"))
+    harvest(HarvestConfig((str(tmp_path / "in"),), lake=uri, phi="keep"))
     say(Lake(create_lake(uri, "keep", "").folder, {}), label="contrast", value="true")
     path = tmp_path / "p.csv"
     path.write_bytes(write_protocols({"pattern": "^x 2$", "sequence": "", "contrast": "false"}))

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("ray_local")
 
 
 def run(source: Path, lake: Path | str, **settings: Any) -> None:
-    harvest(HarvestConfig((str(source),), str(lake), phi="keep", chunk_files=5, **settings))
+    harvest(HarvestConfig((str(source),), lake=str(lake), phi="keep", chunk_files=5, **settings))
 
 
 def ask(lake: Path | str) -> list[Any]:

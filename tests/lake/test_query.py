@@ -28,7 +28,7 @@ def lake(ray_local: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for series in range(3):
         write_series(folder / "in", series, 4)
     (folder / "in/notes.txt").write_text("no DICOM")
-    harvest(HarvestConfig((str(folder / "in"),), str(folder / "lake"), phi="keep"))
+    harvest(HarvestConfig((str(folder / "in"),), lake=str(folder / "lake"), phi="keep"))
     return folder / "lake"
 
 

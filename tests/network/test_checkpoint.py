@@ -27,14 +27,14 @@ from radnet_lake.network.checkpoint import (
     load_network,
 )
 from radnet_lake.network.heads import Head
-from radnet_lake.network.resnet import NetworkConfig, RadNet, scale_grey
+from radnet_lake.network.resnet import NetworkSettings, RadNet, scale_grey
 
-SMALL = NetworkConfig(depth=10, width=4, features=16)
+SMALL = NetworkSettings(depth=10, width=4, features=16)
 VOLUMES = torch.randint(0, 256, (2, 1, 16, 32, 40), dtype=torch.uint8)
 OTHER_HEADS = (Head("side", "single", ("left", "right")), Head("age", "scalar", ("years",)))
 
 
-def make_network(config: NetworkConfig = SMALL, *heads: Head) -> RadNet:
+def make_network(config: NetworkSettings = SMALL, *heads: Head) -> RadNet:
     """As after training: no weight or running statistic is what it began as."""
     network = RadNet(config, heads or None)
     for name, tensor in network.state_dict().items():
@@ -114,7 +114,7 @@ def test_network_is_loaded_from_a_run_or_a_file(
 
 @pytest.fixture(scope="module")
 def tiny() -> bytes:
-    network = RadNet(NetworkConfig(depth=10, width=1, features=1), OTHER_HEADS)
+    network = RadNet(NetworkSettings(depth=10, width=1, features=1), OTHER_HEADS)
     return encode_checkpoint(make_checkpoint(network))
 
 

@@ -21,12 +21,12 @@ from radnet_lake.network.resnet import (
     ENCODERS,
     NORMS,
     Encoder,
-    NetworkConfig,
+    NetworkSettings,
     RadNet,
     scale_grey,
 )
 
-SMALL = NetworkConfig(depth=10, width=4, features=16)
+SMALL = NetworkSettings(depth=10, width=4, features=16)
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +82,7 @@ def test_wrong_classes_are_told(rows: str, tmp_path: Path, monkeypatch: pytest.M
 def test_stages_have_the_channels_and_strides_that_a_decoder_is_told(
     encoder: str, depth: int, norm: str
 ) -> None:
-    config = NetworkConfig(depth=depth, width=2, encoder=encoder, norm=norm)
+    config = NetworkSettings(depth=depth, width=2, encoder=encoder, norm=norm)
     network = ENCODERS[encoder](config).eval()
     shape = (17, 40, 33)
     with torch.inference_mode():
@@ -95,10 +95,10 @@ def test_stages_have_the_channels_and_strides_that_a_decoder_is_told(
 
 
 def test_channels_and_strides_of_the_papers_encoder() -> None:
-    encoder = RadNet(NetworkConfig()).encoder
+    encoder = RadNet(NetworkSettings()).encoder
     assert encoder.channels == (64, 256, 512, 1024, 2048)
     assert encoder.strides == tuple((n, n, n) for n in (2, 4, 8, 16, 32))
-    dilated = ENCODERS["medicalnet"](NetworkConfig(width=4))
+    dilated = ENCODERS["medicalnet"](NetworkSettings(width=4))
     assert dilated.strides[-1] == (8, 8, 8)
     fine = Encoder(replace(SMALL, stem_stride=1))
     assert [stride[0] for stride in fine.strides] == [1, 2, 4, 8, 16]
@@ -106,7 +106,7 @@ def test_channels_and_strides_of_the_papers_encoder() -> None:
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_every_depth_answers_for_every_head(depth: int) -> None:
-    network = RadNet(NetworkConfig(depth=depth, width=4, features=24))
+    network = RadNet(NetworkSettings(depth=depth, width=4, features=24))
     output = network(make_volumes(2, 16, 33, 48))
     assert {name: tuple(logits.shape) for name, logits in output.logits.items()} == {
         head.name: (2, len(head.classes)) for head in read_heads()
@@ -157,7 +157,7 @@ def apply_reference(weights: dict[str, Tensor], x: Tensor, depth: int, encoder: 
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("depth", [10, 18, 50])
 def test_weights_stand_for_the_published_function(depth: int, encoder: str) -> None:
-    config = NetworkConfig(depth=depth, width=3, encoder=encoder)
+    config = NetworkSettings(depth=depth, width=3, encoder=encoder)
     network = ENCODERS[encoder](config).double().eval()
     randomise(network)
     x = torch.rand(2, 1, 17, 32, 40, dtype=torch.float64)
@@ -168,7 +168,7 @@ def test_weights_stand_for_the_published_function(depth: int, encoder: str) -> N
 
 @pytest.mark.long
 def test_the_papers_network_steps_at_its_full_size() -> None:
-    network = RadNet(NetworkConfig())
+    network = RadNet(NetworkSettings())
     assert sum(weight.numel() for weight in network.parameters()) == 48_224_092
     output = network(make_volumes(1, 48, 192, 192))
     torch.stack([logits.square().sum() for logits in output.logits.values()]).sum().backward()
@@ -304,7 +304,7 @@ def test_bottlenecks_begin_as_their_shortcut() -> None:
 )
 def test_wrong_settings_are_told(wrong: dict[str, object], told: str) -> None:
     with pytest.raises(SettingError, match=told):
-        NetworkConfig(**wrong)
+        NetworkSettings(**wrong)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 7, 32, 32), (1, 3, 16, 32, 32), (1, 16, 32, 32)])

@@ -19,10 +19,10 @@ from radnet_lake.network.checkpoint import (
     load_segmenter,
 )
 from radnet_lake.network.dice import DiceObjective
-from radnet_lake.network.resnet import DEPTHS, ENCODERS, NetworkConfig, RadNet
+from radnet_lake.network.resnet import DEPTHS, ENCODERS, NetworkSettings, RadNet
 from radnet_lake.network.vnet import FREEZE, Segmenter
 
-SMALL = NetworkConfig(depth=10, width=4, features=8)
+SMALL = NetworkSettings(depth=10, width=4, features=8)
 
 
 def draw_windows(*shape: int) -> Tensor:
@@ -33,7 +33,7 @@ def draw_windows(*shape: int) -> Tensor:
 @pytest.mark.parametrize("encoder", ENCODERS)
 @pytest.mark.parametrize("stem_stride", [1, 2])
 def test_logits_have_the_size_of_any_window(depth: int, encoder: str, stem_stride: int) -> None:
-    config = NetworkConfig(depth, 2, 4, encoder=encoder, stem_stride=stem_stride)
+    config = NetworkSettings(depth, 2, 4, encoder=encoder, stem_stride=stem_stride)
     segmenter = Segmenter(config, 4).eval()
     with torch.inference_mode():
         for size in ((8, 8, 8), (9, 13, 18)):
@@ -106,7 +106,7 @@ def test_it_learns_a_ball_from_two_windows() -> None:
 
 def test_bfloat16_on_a_cpu_has_finite_gradients_and_full_logits() -> None:
     torch.manual_seed(0)
-    segmenter = Segmenter(NetworkConfig(depth=10, width=8), 8).train()
+    segmenter = Segmenter(NetworkSettings(depth=10, width=8), 8).train()
     with torch.autocast("cpu", torch.bfloat16):
         # Of 24 slices layer4 has two, where torch 2.13 leaves gradients unwritten.
         logits = segmenter(draw_windows(2, 1, 24, 16, 16))
@@ -116,7 +116,7 @@ def test_bfloat16_on_a_cpu_has_finite_gradients_and_full_logits() -> None:
 
 
 def test_decoder_costs_no_more_than_the_papers_encoder() -> None:
-    segmenter, windows = Segmenter(NetworkConfig()).eval(), torch.rand(1, 1, 16, 64, 64)
+    segmenter, windows = Segmenter(NetworkSettings()).eval(), torch.rand(1, 1, 16, 64, 64)
     counts = []
     for forward in (segmenter.encoder, segmenter):
         with torch.inference_mode(), FlopCounterMode(display=False) as counter:
@@ -165,5 +165,5 @@ def test_encoder_takes_the_weights_of_a_pretrained_run(tmp_path: Path) -> None:
     assert "features.weight" in report.unexpected
     for name, tensor in network.encoder.state_dict().items():
         assert torch.equal(segmenter.encoder.state_dict()[name], tensor), name
-    deeper = Segmenter(NetworkConfig(depth=18, width=4))
+    deeper = Segmenter(NetworkSettings(depth=18, width=4))
     assert load_foreign(deeper, str(file)).missing

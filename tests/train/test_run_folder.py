@@ -11,7 +11,7 @@ from s3_server import S3Server
 
 from radnet_lake.errors import CheckpointError, SettingError, StoreError
 from radnet_lake.network.checkpoint import describe_network
-from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.train.run_folder import METRICS, SERIES, RunFolder
 
 SERIES_ROWS: list[dict[str, Any]] = [
@@ -28,7 +28,7 @@ def make_row(epoch: int, split: str, loss: float | None) -> dict[str, Any]:
 
 def make_checkpoint(seed: int = 0) -> dict[str, Any]:
     torch.manual_seed(seed)
-    return describe_network(RadNet(NetworkConfig(depth=10, width=4, features=8)))
+    return describe_network(RadNet(NetworkSettings(depth=10, width=4, features=8)))
 
 
 @pytest.fixture(params=["local", "s3"])

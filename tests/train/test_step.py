@@ -19,7 +19,7 @@ from radnet_lake.train.pretrain_plan import TrainConfig
 from radnet_lake.train.step import Batch, Group, Learner
 
 SMALL = TrainConfig(
-    "run", depth=10, width=4, features=16, norm="group", batch=8, learning_rate=0.01, clip=0.0
+    out="run", depth=10, width=4, features=16, norm="group", batch=8, learning_rate=0.01, clip=0.0
 )
 
 

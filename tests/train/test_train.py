@@ -78,7 +78,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> Lake:
     """A labelled lake of small volumes: a series of real headers, many times with other labels."""
     folder = tmp_path_factory.mktemp("train")
     write_series(folder / "in", 1, 18, SeriesDescription="Thorax 5.0 B31f")
-    harvest(HarvestConfig((str(folder / "in"),), str(folder / "one"), phi="keep"))
+    harvest(HarvestConfig((str(folder / "in"),), lake=str(folder / "one"), phi="keep"))
     label(LabelConfig(str(folder / "one")))
     with radnet_lake.connect(str(folder / "one")) as connection:
         series = connection.sql(_LABELS.format(count=SERIES_COUNT)).to_arrow_table()

@@ -8,7 +8,7 @@ from s3_server import S3Server
 
 from radnet_lake.errors import SettingError, StoreError
 from radnet_lake.network.checkpoint import build_network, describe_network
-from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.transfer.case_folder import (
     CASES,
     CaseFolder,
@@ -73,7 +73,7 @@ def test_settings_survive_a_checkpoint() -> None:
 def test_the_network_is_kept_without_what_training_went_on_from(tmp_path: Path) -> None:
     folder = CaseFolder(str(tmp_path))
     assert folder.read_network() is None
-    network = RadNet(NetworkConfig(depth=10, width=4, features=8))
+    network = RadNet(NetworkSettings(depth=10, width=4, features=8))
     folder.write_network(describe_network(network) | {"optimiser": {"state": {}}, "epoch": 3})
     state = folder.read_network()
     assert state is not None

@@ -189,7 +189,7 @@ def test_patients_that_the_segmenter_learned_from_are_no_test(made: Made, tmp_pa
     rows = [make_row(name, whole) for name in ("e-learned", "other")]
     rows[0]["patient"], rows[1]["patient"] = "a stranger", "patient-of-e-learned"
     cases = write_cases(str(tmp_path / "cases"), [(row, whole) for row in rows])
-    config = LiverEvaluateConfig(run.uri, cases.uri)
+    config = LiverEvaluateConfig(run.uri, cases=cases.uri)
     assert evaluate_liver(config).facts.learned == 1
     # What a refining run learned from is no test either.
     refining = write_run(str(tmp_path / "refining"), made.cases.uri, refine=True)

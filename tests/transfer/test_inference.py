@@ -11,7 +11,7 @@ from liver_runs import CASES, SIZE, STEPS_MM, make_box, make_case, rig_segmenter
 from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.network.dice import measure_overlap
 from radnet_lake.network.heads import Head
-from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.transfer.inference import (
     Method,
     Models,
@@ -121,7 +121,7 @@ def test_an_empty_first_mask_stays_empty(models: Models) -> None:
 
 
 def test_the_pretrained_network_chooses_windows(models: Models) -> None:
-    network = RadNet(NetworkConfig(depth=10, width=4), (Head("coverage", "multi", ("liver",)),))
+    network = RadNet(NetworkSettings(depth=10, width=4), (Head("coverage", "multi", ("liver",)),))
     case = make_case(ORGAN)
     for score, chosen in ((3.0, [0, 1, 2, 3]), (-3.0, [0])):
         with torch.no_grad():

@@ -21,7 +21,7 @@ from radnet_lake.harvest.harvest import HarvestConfig, harvest
 from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import build_network, describe_network
-from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.phantom.headers import make_item
 from radnet_lake.phantom.phantom import PhantomConfig, phantom
 from radnet_lake.train.run_folder import SERIES, RunFolder
@@ -117,7 +117,7 @@ def lake(request: pytest.FixtureRequest, archive: Any, tmp_path_factory: Any) ->
     uri = str(tmp_path_factory.mktemp("lake") / request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RADNET_LAKE_KEY", "0123456789abcdef" * 4)
-        harvest(HarvestConfig((str(archive[0]),), uri, phi=request.param))
+        harvest(HarvestConfig((str(archive[0]),), lake=uri, phi=request.param))
     return uri
 
 
@@ -126,7 +126,7 @@ def write_run(
 ) -> str:
     """A run whose network nobody trained, but whose scores differ; it saw the series `trained`."""
     torch.manual_seed(0)
-    network = RadNet(NetworkConfig(depth=10, width=4, features=16))
+    network = RadNet(NetworkSettings(depth=10, width=4, features=16))
     with torch.no_grad():
         network.heads["coverage"].weight.normal_(0, 3)
     run = RunFolder(str(folder))
@@ -450,7 +450,7 @@ def test_a_lake_without_masks_says_so(
     path = folder / cts[0]["mask"]
     (single / "seg.dcm").write_bytes(path.read_bytes())
     uri = str(tmp_path / "lake")
-    harvest(HarvestConfig((str(single),), uri, phi="keep"))
+    harvest(HarvestConfig((str(single),), lake=uri, phi="keep"))
     assert open_lake(uri).snapshot.version
     config = LiverPrepareConfig(str(tmp_path / "cases"), lake=uri)
     with pytest.raises(

@@ -84,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_folder_of_files_gets_masks_that_lie_on_it(run: str, way: str, tmp_path: Path) -> None:
     name = write_ct(tmp_path / "ct", way=way)
     out = tmp_path / "out"
-    report = segment_liver(LiverSegmentConfig(run, str(out), (str(tmp_path / "ct"),)))
+    report = segment_liver(LiverSegmentConfig(run, out=str(out), images=(str(tmp_path / "ct"),)))
     assert (report.wanted, report.segmented, report.failed) == (1, 1, 0)
     volume = read_volume_of(read_series(str(tmp_path / "ct"))[name])
     mask = read_mask((out / f"{name}.seg.dcm").read_bytes(), volume, "liver", "1.2.1.9")
@@ -121,7 +121,9 @@ def test_a_nifti_image_gets_its_mask_in_its_own_order(run: str, tmp_path: Path) 
     stored = make_image().transpose(1, 2, 0)[:, ::-1]  # rows, columns from left, slices
     affine = np.array([[0, 2.0, 0, -24], [-2.0, 0, 0, 30], [0, 0, 2.5, 7], [0, 0, 0, 1]])
     nib.save(nib.Nifti1Image(stored, affine), tmp_path / "scan.nii.gz")
-    config = LiverSegmentConfig(run, str(tmp_path / "out"), (str(tmp_path / "scan.nii.gz"),))
+    config = LiverSegmentConfig(
+        run, out=str(tmp_path / "out"), images=(str(tmp_path / "scan.nii.gz"),)
+    )
     assert segment_liver(config).segmented == 1
     mask = nib.load(tmp_path / "out" / "scan.seg.nii.gz")
     assert mask.affine == pytest.approx(affine)
@@ -140,7 +142,9 @@ def test_a_second_run_makes_what_is_missing(run: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
     def again(**settings: Any) -> tuple[int, int, int, int]:
-        r = segment_liver(LiverSegmentConfig(run, str(out), (str(tmp_path / "in"),), **settings))
+        r = segment_liver(
+            LiverSegmentConfig(run, out=str(out), images=(str(tmp_path / "in"),), **settings)
+        )
         return r.segmented, r.empty, r.failed, r.known
 
     assert again() == (2, 1, 1, 0)
@@ -170,7 +174,7 @@ def test_slices_that_are_not_evenly_spaced_are_told(run: str, tmp_path: Path) ->
     for n in (8, 9):
         (tmp_path / "ct" / f"{n:02d}.dcm").unlink()
     out = tmp_path / "out"
-    segment_liver(LiverSegmentConfig(run, str(out), (str(tmp_path / "ct"),)))
+    segment_liver(LiverSegmentConfig(run, out=str(out), images=(str(tmp_path / "ct"),)))
     assert "not evenly spaced" in read_rows(out)[name]["notes"]
     seg = pydicom.dcmread(out / f"{name}.seg.dcm")
     places = {
@@ -186,7 +190,9 @@ def test_series_of_a_pseudonymised_lake_get_seg_that_become_cases(
     monkeypatch.setenv("RADNET_LAKE_KEY", KEY)
     for number in (1, 2):
         write_ct(tmp_path / "archive" / str(number), number)
-    lake = open_lake(harvest(HarvestConfig((str(tmp_path / "archive"),), str(tmp_path / "l"))).lake)
+    lake = open_lake(
+        harvest(HarvestConfig((str(tmp_path / "archive"),), lake=str(tmp_path / "l"))).lake
+    )
     uids = list_uids(lake.uri)
     for path in (tmp_path / "archive" / "2").iterdir():
         path.unlink()
@@ -206,7 +212,7 @@ def test_series_of_a_pseudonymised_lake_get_seg_that_become_cases(
     assert seg.ReferencedSeriesSequence[0].SeriesInstanceUID == "1.2.1.3"
     name = path.name.removesuffix(".seg.dcm")
     assert name in uids
-    harvest(HarvestConfig((str(tmp_path / "archive"),), lake.uri))
+    harvest(HarvestConfig((str(tmp_path / "archive"),), lake=lake.uri))
     listing = list_lake_cases(open_lake(lake.uri), "liver")
     (case,) = [c.read() for c in stream_candidates(open_lake(lake.uri), listing.candidates)]
     assert (case.mask > 0).tolist() == (read_volume(name, lake.uri).values > 0).tolist()
@@ -227,13 +233,15 @@ def test_a_wrong_setting_is_told(run: str, tmp_path: Path) -> None:
         ({"workers": 0}, "--workers"),
     ):
         with pytest.raises(SettingError, match=words):
-            LiverSegmentConfig(run, out, **settings)  # type: ignore[arg-type]
+            LiverSegmentConfig(run, out=out, **settings)  # type: ignore[arg-type]
     (tmp_path / "empty").mkdir()
     with pytest.raises(SettingError, match="no DICOM image"):
-        segment_liver(LiverSegmentConfig(run, out, (str(tmp_path / "empty"),)))
+        segment_liver(LiverSegmentConfig(run, out=out, images=(str(tmp_path / "empty"),)))
     write_ct(tmp_path / "ct")
     with pytest.raises(SettingError, match="holds other files"):
-        segment_liver(LiverSegmentConfig(run, str(tmp_path / "ct"), (str(tmp_path / "ct"),)))
+        segment_liver(
+            LiverSegmentConfig(run, out=str(tmp_path / "ct"), images=(str(tmp_path / "ct"),))
+        )
 
 
 def test_slices_take_the_slice_of_the_case_that_they_lie_in() -> None:

@@ -14,7 +14,7 @@ from radnet_lake.errors import CheckpointError, RadnetLakeError, SettingError
 from radnet_lake.evaluate.evaluate import EvaluateConfig, evaluate
 from radnet_lake.evaluate.predict import read_model
 from radnet_lake.network.checkpoint import describe_network, load_segmenter
-from radnet_lake.network.resnet import NetworkConfig, RadNet
+from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.train import loop
 from radnet_lake.train.pretrain_plan import resume_config
 from radnet_lake.train.run_folder import MASK_METRICS, RunFolder
@@ -26,7 +26,7 @@ from radnet_lake.volume.resample import ResampleSettings
 SIZE = ResampleSettings(16, 24, 24)
 SETTINGS = CaseSettings("liver", SIZE, 15.0, 4, 0.9, "liver", "0123", "lake", 0)
 SPLIT = ["train"] * 10 + ["validation"] * 2 + ["test"] * 2
-NETWORK = NetworkConfig(depth=10, width=4, features=8, stem_stride=1)
+NETWORK = NetworkSettings(depth=10, width=4, features=8, stem_stride=1)
 
 
 def write_case(folder: CaseFolder, n: int, split: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def small(cases: str, out: Path, **changes: Any) -> LiverTrainConfig:
     common = {"decoder_width": 4, "epochs": 4, "learning_rate": 0.02, "freeze": "all"}
-    return LiverTrainConfig(str(out), cases, **common | changes)
+    return LiverTrainConfig(out=str(out), cases=cases, **common | changes)
 
 
 def read_rows(out: Path) -> list[dict[str, Any]]:

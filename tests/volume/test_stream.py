@@ -73,7 +73,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory, ray_local: str) -> Stored:
     """A labelled phantom lake; all volumes but one series' are in shards of five."""
     folder = tmp_path_factory.mktemp("stream")
     phantom(PhantomConfig(out=str(folder / "archive"), patients=1, seed=11, size=48))
-    harvest(HarvestConfig((str(folder / "archive"),), str(folder / "lake"), phi="keep"))
+    harvest(HarvestConfig((str(folder / "archive"),), lake=str(folder / "lake"), phi="keep"))
     label(LabelConfig(str(folder / "lake")))
     lake = open_lake(str(folder / "lake"))
     frames = stream_frames(lake, list_series(lake.uri)[1:])

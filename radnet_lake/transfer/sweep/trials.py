@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from radnet_lake.errors import LakeError, SettingError
-from radnet_lake.network.resnet import NetworkConfig
+from radnet_lake.network.resnet import NetworkSettings
+from radnet_lake.settings import check_least
 from radnet_lake.storage.folder import Folder
-from radnet_lake.train.config import PRECISIONS
 from radnet_lake.transfer.sweep.statistics import PLAIN, Setting
-from radnet_lake.transfer.train_plan import LiverTrainConfig
+from radnet_lake.transfer.train_plan import LiverTrainConfig, SegmenterSettings
 
 SCORES = "scores.csv"
 COLUMNS = ("method", "case", "dice", "iou")
@@ -26,14 +26,10 @@ SHAPE = ("depth", "width", "norm", "encoder", "stem_stride", "standardise")
 """Of the encoder, as LiverTrainConfig has it."""
 
 
-@dataclass(frozen=True)
-class LiverSweepConfig:
-    """Settings of one sweep. What it does not name is as in `radnet-lake liver train`."""
+@dataclass(frozen=True, kw_only=True)
+class RowSettings:
+    """Which rows of Tables 2 and 3 a sweep fills."""
 
-    out: str
-    """folder of the sweep, or s3://bucket/prefix; the same command goes on with it"""
-    cases: str
-    """the folder that `radnet-lake liver prepare` wrote"""
     freezes: str = "all,3,2,1,none,scratch"
     """rows of Table 2: what of the encoder stays as pretrained"""
     shares: str = "1,0.8,0.6,0.4,0.2"
@@ -43,54 +39,10 @@ class LiverSweepConfig:
     pretraining should matter most"""
     seeds: int = 3
     """trainings of each row: seeds 0, 1, ..."""
-    methods: str = "plain,average,largest,average+largest"
-    """how each network is measured; plain is the paper's way"""
-    refine: bool = False
-    """train a second segmenter for the refining pass where all layers are frozen, and measure it"""
     medicalnet: str = ""
     """also start with these weights, a MedicalNet or MONAI file, frozen and not: the MED3D row"""
     medicalnet_depth: int = 18
     """depth of the 3D ResNet of these weights"""
-    init: str = ""
-    """start encoders with the weights of this run (default: the network that chose the regions)"""
-    decoder_width: int = 16
-    """channels of the decoder at half size"""
-    epochs: int = 50
-    """how often all windows of the training cases are seen"""
-    batch: int = 4
-    """windows of an optimiser step"""
-    learning_rate: float = 0.001
-    """largest learning rate of Adam"""
-    patience: int = 0
-    """stop after so many epochs in which the validation loss did not fall; 0: never"""
-    precision: str = field(default="fp32", metadata={"choices": PRECISIONS})
-    """bf16: half the time on new processors and GPUs; fp16: on GPUs without bf16"""
-    channels_last: bool = False
-    """memory layout that is faster on most processors and GPUs"""
-    parallel: int = 0
-    """trials at a time (default: one for each CPU, or each GPU with --gpu)"""
-    gpu: bool = False
-    """one GPU for each trial"""
-    retries: int = 2
-    """how often to start a trial again whose process was lost"""
-    note: str = ""
-    """words above tables and pictures, as PHANTOM DATA"""
-
-    def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("parallel", 0), ("retries", 0)):
-            if getattr(self, name) < least:
-                raise SettingError(f"must be at least {least}", f"--{name}", "give a larger number")
-        if not self.list_settings():
-            raise SettingError("names no row", "--freezes", "give all,3,2,1,none,scratch or some")
-        for method in self.list_methods():
-            words = method.split("+")
-            if method != PLAIN and (len(set(words)) < len(words) or not set(words) <= set(STEPS)):
-                remedy = "use plain, average, largest, average+largest; --refine is a flag"
-                raise SettingError(f"{method!r} is unknown", "--methods", remedy)
-        if self.refine and Setting() not in self.list_settings():
-            remedy = "add all to --freezes, or 1 to --shares"
-            raise SettingError("refines where all layers are frozen only", "--refine", remedy)
-        plan_trials(self)
 
     def list_settings(self) -> list[Setting]:
         """Rows of all tables, in their order."""
@@ -102,6 +54,43 @@ class LiverSweepConfig:
         ]
         foreign = [Setting(freeze=name, encoder="medicalnet") for name in ("all", "none")]
         return list(dict.fromkeys([*frozen, *parts, *(foreign if self.medicalnet else [])]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiverSweepConfig(SegmenterSettings, RowSettings):
+    """Settings of one sweep. What it does not name is as in `radnet-lake liver train`."""
+
+    out: str
+    """folder of the sweep, or s3://bucket/prefix; the same command goes on with it"""
+    cases: str = field()  # has to be named
+    methods: str = "plain,average,largest,average+largest"
+    """how each network is measured; plain is the paper's way"""
+    refine: bool = False
+    """train a second segmenter for the refining pass where all layers are frozen, and measure it"""
+    init: str = ""
+    """start encoders with the weights of this run (default: the network that chose the regions)"""
+    parallel: int = 0
+    """trials at a time (default: one for each CPU, or each GPU with --gpu)"""
+    gpu: bool = False
+    """one GPU for each trial"""
+    retries: int = 2
+    """how often to start a trial again whose process was lost"""
+    note: str = ""
+    """words above tables and pictures, as PHANTOM DATA"""
+
+    def __post_init__(self) -> None:
+        check_least(self, seeds=1, parallel=0, retries=0)
+        if not self.list_settings():
+            raise SettingError("names no row", "--freezes", "give all,3,2,1,none,scratch or some")
+        for method in self.list_methods():
+            words = method.split("+")
+            if method != PLAIN and (len(set(words)) < len(words) or not set(words) <= set(STEPS)):
+                remedy = "use plain, average, largest, average+largest; --refine is a flag"
+                raise SettingError(f"{method!r} is unknown", "--methods", remedy)
+        if self.refine and Setting() not in self.list_settings():
+            remedy = "add all to --freezes, or 1 to --shares"
+            raise SettingError("refines where all layers are frozen only", "--refine", remedy)
+        plan_trials(self)
 
     def list_methods(self) -> list[str]:
         """Methods of every trial; plain is always among them."""
@@ -125,7 +114,7 @@ class Trial(NamedTuple):
     late: tuple[str, ...]
 
 
-def plan_trials(config: LiverSweepConfig, shape: NetworkConfig | None = None) -> list[Trial]:
+def plan_trials(config: LiverSweepConfig, shape: NetworkSettings | None = None) -> list[Trial]:
     """All trials, one seed of every row after the other: early tables have all rows.
 
     shape: of --init, which the network from scratch must have too.
