@@ -4,29 +4,17 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from radnet_lake.cli.progress import (
-    EvaluateWatch,
-    HarvestWatch,
-    PredictWatch,
-    PreprocessWatch,
-    TrainWatch,
-    print_evaluate,
-    print_harvest,
-    print_predict,
-    print_preprocess,
-    print_train,
-)
-from radnet_lake.evaluate.evaluate import EvaluateConfig, evaluate
-from radnet_lake.evaluate.predict import PredictConfig, predict
-from radnet_lake.harvest.harvest import HarvestConfig, harvest
-from radnet_lake.label.explain import ExplainConfig, explain
-from radnet_lake.label.funnel import print_label
-from radnet_lake.label.label import LabelConfig, label
-from radnet_lake.lake.query import QueryConfig, query
+from radnet_lake.cli.app import run_command
+from radnet_lake.evaluate.evaluate import EvaluateConfig
+from radnet_lake.evaluate.predict import PredictConfig
+from radnet_lake.harvest.harvest import HarvestConfig
+from radnet_lake.label.explain import ExplainConfig
+from radnet_lake.label.label import LabelConfig
+from radnet_lake.lake.query import QueryConfig
 from radnet_lake.lake.views import connect
 from radnet_lake.phantom.phantom import PhantomConfig, phantom
-from radnet_lake.train.train import TrainConfig, train
-from radnet_lake.volume.preprocess import PreprocessConfig, preprocess
+from radnet_lake.train.train import TrainConfig
+from radnet_lake.volume.preprocess import PreprocessConfig
 from radnet_lake.volume.show import ShowConfig, show
 
 QUERIES = (
@@ -81,18 +69,17 @@ def demo(config: DemoConfig) -> None:
     settings = HarvestConfig(
         sources=(str(archive),), lake=str(lake), phi="keep", collection="phantom"
     )
-    with HarvestWatch() as watch:
-        print_harvest(harvest(settings, watch))
+    run_command("harvest", settings)
     for sql in QUERIES:
         print(f"\n$ radnet-lake query --lake {shlex.quote(str(lake))} {shlex.quote(sql)}")
-        query(QueryConfig(sql=sql, lake=str(lake)))
+        run_command("query", QueryConfig(sql=sql, lake=str(lake)))
     print(f"\n$ radnet-lake label --lake {shlex.quote(str(lake))}")
-    print_label(label(LabelConfig(lake=str(lake))))
+    run_command("label", LabelConfig(lake=str(lake)))
     with connect(str(lake)) as connection:
         found = connection.execute(WORTH_EXPLAINING).fetchall()
     for (uid,) in found:
         print(f"\n$ radnet-lake explain {uid} --lake {shlex.quote(str(lake))}")
-        print(explain(ExplainConfig(series=uid, lake=str(lake))))
+        run_command("explain", ExplainConfig(series=uid, lake=str(lake)))
     _look(str(lake), str(out / "volumes.png"))
     _learn(str(lake), str(out / "run"), config.seed)
     print(f"\nThe lake is {lake}; ask it more: radnet-lake shell --lake {shlex.quote(str(lake))}")
@@ -101,7 +88,7 @@ def demo(config: DemoConfig) -> None:
 def _look(lake: str, picture: str) -> None:
     """Preprocess, and draw what is to be trained on."""
     print(f"\n$ radnet-lake preprocess --lake {shlex.quote(lake)}")
-    _preprocess(PreprocessConfig(lake=lake))
+    run_command("preprocess", PreprocessConfig(lake=lake))
     kept = "excluded_by is null"
     print(f'\n$ radnet-lake show --lake {shlex.quote(lake)} --where "{kept}" -o {picture}')
     *_, last = show(ShowConfig(output=picture, lake=lake, where=kept))
@@ -113,7 +100,7 @@ def _learn(lake: str, run: str, seed: int) -> None:
     at, folder = f"--lake {shlex.quote(lake)}", shlex.quote(run)
     slices, side = 16, 48
     print(f"\n$ radnet-lake preprocess {at} --slices {slices} --rows {side} --columns {side}")
-    _preprocess(PreprocessConfig(lake=lake, slices=slices, rows=side, columns=side))
+    run_command("preprocess", PreprocessConfig(lake=lake, slices=slices, rows=side, columns=side))
     config = TrainConfig(
         out=run,
         lake=lake,
@@ -129,18 +116,10 @@ def _learn(lake: str, run: str, seed: int) -> None:
     print(
         f"\n$ radnet-lake train {at} --out {folder} --preprocessing {config.preprocessing} {flags}"
     )
-    with TrainWatch() as watch:
-        print_train(train(config, watch))
+    run_command("train", config)
     print(f"\n$ radnet-lake evaluate {folder} --split test")
-    with EvaluateWatch() as watching:
-        print_evaluate(evaluate(EvaluateConfig(run=run), watching))
+    run_command("evaluate", EvaluateConfig(run=run))
     print(f"\n$ radnet-lake predict --run {folder} {at}")
-    with PredictWatch() as asking:
-        print_predict(predict(PredictConfig(run=run, lake=lake), asking))
+    run_command("predict", PredictConfig(run=run, lake=lake))
     print(f'\n$ radnet-lake query {at} "{AUDIT}"')
-    query(QueryConfig(sql=AUDIT, lake=lake))
-
-
-def _preprocess(config: PreprocessConfig) -> None:
-    with PreprocessWatch() as watch:
-        print_preprocess(preprocess(config, watch))
+    run_command("query", QueryConfig(sql=AUDIT, lake=lake))

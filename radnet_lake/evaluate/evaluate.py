@@ -7,7 +7,7 @@ confusion, roc, reliability, spacing and losses as PNG. No patient is named in a
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import SEGMENTER, build_network
 from radnet_lake.network.heads import Head
+from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.settings import check_choices, check_least
 from radnet_lake.train.config import CheckpointSettings
 from radnet_lake.train.run_folder import RunFolder
@@ -67,22 +68,33 @@ class EvaluateConfig(EvaluationSettings):
 
 
 @dataclass(frozen=True)
-class EvaluateReport:
-    """What an evaluation found. folder: where its files are. table: Table 1, Markdown."""
+class EvaluationReport:
+    """What an evaluation wrote. folder: where its files are. table: Markdown, with the paper's."""
 
     folder: str
     files: tuple[str, ...]
-    facts: Facts
     table: str
     seconds: float
 
+    def __str__(self) -> str:
+        """The table, then where the files are."""
+        return (
+            f"{self.table}\nwritten   {self.folder}: {', '.join(self.files)}"
+            f"\ntook      {self.seconds:.1f} s"
+        )
 
-def evaluate(
-    config: EvaluateConfig, watch: Callable[[int, int], None] | None = None
-) -> EvaluateReport:
+
+@dataclass(frozen=True)
+class EvaluateReport(EvaluationReport):
+    """What an evaluation found. table: Table 1."""
+
+    facts: Facts
+
+
+def evaluate(config: EvaluateConfig, progress: Progress = show_nothing) -> EvaluateReport:
     """Predict one split, compare with its labels, write the evaluation's files.
 
-    watch: called with volumes done and expected. Series without a volume are left out and counted.
+    Series without a volume are left out and counted.
 
     Raises SettingError where there is no run, no checkpoint yet, no series in the split or no
     volume of any; CheckpointError where the checkpoint is damaged or gives NaN; and as
@@ -100,7 +112,7 @@ def evaluate(
     heads = build_network(state).labels
     stream = _plan_stream(run, state, config, where)
     people = _read_people(stream.lake, wanted["SeriesInstanceUID"])
-    predicted = _predict(config, state, stream, wanted, watch)
+    predicted = _predict(config, state, stream, wanted, progress)
     outcomes = [_make_outcome(head, predicted) for head in heads]
     _check_finite(outcomes, where)
     people = people.take(pc.index_in(*(t["SeriesInstanceUID"] for t in (predicted, people))))
@@ -133,7 +145,7 @@ def evaluate(
     for name, data in files.items():
         run.folder.write(f"{folder}/{name}", data)
     seconds = time.monotonic() - started
-    return EvaluateReport(f"{run.uri}/{folder}", tuple(files), facts, table, seconds)
+    return EvaluateReport(f"{run.uri}/{folder}", tuple(files), table, seconds, facts)
 
 
 def _plan_stream(
@@ -174,18 +186,18 @@ def _predict(
     state: dict[str, Any],
     stream: StreamConfig,
     wanted: pa.Table,
-    watch: Callable[[int, int], None] | None,
+    progress: Progress,
 ) -> pa.Table:
     """The wanted series that have a volume: UID, labels, and what the network says."""
     index = locate_series(stream, wanted)
     expected = wanted.num_rows - index.left_out
     said: list[pa.Table] = []
+    progress(0, expected, "volumes")
     for table in stream_predictions(
         state, stream, index, batch=config.batch, workers=config.workers, gpu=config.gpu
     ):
         said.append(table.drop(["features"]))
-        if watch:
-            watch(sum(t.num_rows for t in said), expected)
+        progress(sum(t.num_rows for t in said), expected, "volumes")
     if not said:
         remedy = 'look at it: radnet-lake query "from volumes"'
         raise SettingError(f"none of {expected} series gave a volume", stream.lake, remedy)

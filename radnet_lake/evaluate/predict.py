@@ -9,7 +9,7 @@ same weights, made of the same files. A killed run leaves what it committed.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -30,6 +30,7 @@ from radnet_lake.lake.sql import run_sql
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights, refuse_segmenter
+from radnet_lake.progress import Progress, list_failures, show_nothing
 from radnet_lake.settings import check_least
 from radnet_lake.train.config import CheckpointSettings
 from radnet_lake.train.run_folder import RunFolder
@@ -125,9 +126,23 @@ class PredictReport:
     def failed(self) -> int:
         return self.reasons.total()
 
-
-Watch = Callable[[PredictReport], None]
-"""Called before the work, then after each batch of rows."""
+    def __str__(self) -> str:
+        """The sums that must match, failures by reason, what to type next."""
+        done = self.predicted + self.failed
+        rate = f", {done / self.seconds:.1f} series/s" if done else ""
+        lines = [
+            f"lake      {self.lake}",
+            f"network   {self.checkpoint}, {self.seconds:.1f} s{rate}",
+            f"wanted    {self.wanted} series = {self.predicted} predicted + {self.failed} failed"
+            f" + {self.known} known",
+        ]
+        lines += list_failures(self.reasons, schema.VOLUME_REASONS)
+        if self.known_failed:
+            lines.append(
+                f"known     {self.known_failed} of these failed before; --retry tries them again"
+            )
+        lines.append(f'next      radnet-lake query --lake {self.lake} "from audit limit 20"')
+        return "\n".join(lines)
 
 
 class Model(NamedTuple):
@@ -140,7 +155,7 @@ class Model(NamedTuple):
     classes: dict[str, list[str]]
 
 
-def predict(config: PredictConfig, watch: Watch | None = None) -> PredictReport:
+def predict(config: PredictConfig, progress: Progress = show_nothing) -> PredictReport:
     """Predict what the lake lacks of this checkpoint; returns the sums.
 
     Raises SettingError for a wrong setting, a folder without a run, no series to predict, or a
@@ -152,9 +167,12 @@ def predict(config: PredictConfig, watch: Watch | None = None) -> PredictReport:
     lake = open_lake(config.lake)
     report = PredictReport(lake.uri, model.digest, warn_if_stale(lake))
     streams, facts = _plan(lake, config, model, report)
-    if watch:
-        watch(report)
-    run = _Run(lake, model, facts, report, watch)
+    due = report.wanted - report.known
+    parts = f"{report.stored} from stored volumes, {due - report.stored} out of the files"
+    messages = [f"WARNING: {report.stale}"] if report.stale else []
+    messages.append(f"{due} series to predict, {parts}; {report.known} known")
+    progress(0, due, "series", messages=messages)
+    run = _Run(lake, model, facts, report, progress)
     predicted = partial(
         stream_predictions,
         model.state,
@@ -253,9 +271,9 @@ class _Run:
     """One run: its report, and the rows that no commit holds yet."""
 
     def __init__(
-        self, lake: Lake, model: Model, facts: pa.Table, report: PredictReport, watch: Watch | None
+        self, lake: Lake, model: Model, facts: pa.Table, report: PredictReport, progress: Progress
     ) -> None:
-        self.lake, self.model, self.report, self.watch = lake, model, report, watch
+        self.lake, self.model, self.report, self.progress = lake, model, report, progress
         self.facts = facts.select(["harvested_at", "n_rows"])
         uids = facts["SeriesInstanceUID"].to_pylist()
         self.places = {uid: n for n, uid in enumerate(uids)}
@@ -289,8 +307,8 @@ class _Run:
         self.predictions.append(described.select(schema.TABLES["predictions"].names))
         told = described.filter(described["reason"].is_null())
         self.features.append(told.select(schema.TABLES["features"].names))
-        if self.watch:
-            self.watch(self.report)
+        r = self.report
+        self.progress(r.predicted + r.failed, r.wanted - r.known, "series", {"failed": r.failed})
 
     def _commit(self) -> None:
         if self.predictions:

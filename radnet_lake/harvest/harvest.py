@@ -10,7 +10,7 @@ import re
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,12 +27,14 @@ from ray.data.block import BlockMetadata
 from radnet_lake import __version__, errors
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.harvest.file_index import LISTED, Ledger, write_vanished
+from radnet_lake.harvest.report import HarvestReport
 from radnet_lake.harvest.worker import Job, Result, extract_chunk
 from radnet_lake.lake.compact import compact_small
 from radnet_lake.lake.log import Lake, Part, create_lake, decode_part, utc_now
 from radnet_lake.lake.settings import CommitSettings, locate_lake
 from radnet_lake.lake.views import connect
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
+from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import start_ray
 from radnet_lake.settings import check_choices, check_least
 from radnet_lake.storage.sources import Entry, Unit, absolute_uri, list_unit, list_units
@@ -52,7 +54,6 @@ SUMS = (
     "rows", "superseded", "vanished", "bytes_listed",
 )  # fmt: skip
 
-Watch = Callable[[dict[str, int], int | None], None]
 """Called with the sums so far, and with the number of files where an earlier run tells it."""
 
 
@@ -94,20 +95,7 @@ class HarvestConfig(CommitSettings):
             raise SettingError("has no group", "--collection-from", remedy)
 
 
-@dataclass(frozen=True)
-class HarvestReport:
-    """What a harvest did: its sums, and what its second pass for new words read again."""
-
-    lake: str
-    run_id: str
-    sums: dict[str, int]
-    reject_reasons: dict[str, int]
-    words_allowed: int
-    files_read_again: int
-    seconds: float
-
-
-def harvest(config: HarvestConfig, watch: Watch | None = None) -> HarvestReport:
+def harvest(config: HarvestConfig, progress: Progress = show_nothing) -> HarvestReport:
     """Harvest all sources into the lake; returns the sums.
 
     Raises SettingError for a wrong setting, StoreError where a store stops to answer (what was
@@ -129,13 +117,13 @@ def harvest(config: HarvestConfig, watch: Watch | None = None) -> HarvestReport:
         at_least = UNITS_PER_LISTER * listers
         units = [unit for source in sources for unit in list_units(source, at_least)]
     run = _Run(config, sources, lake, deidentifier)
-    run.crawl(units, watch)
+    run.crawl(units, progress)
     again = 0
     words = run.allow_words()
     if words:
         # Words that enough patients share were withheld until now: read their files once more.
         second = _Run(replace(config, prune=False), sources, lake, deidentifier)
-        second.crawl(units, None)
+        second.crawl(units, show_nothing)
         again = second.record["objects_seen"] - second.record["known"]
     if config.prune:
         run.prune()
@@ -189,7 +177,7 @@ class _Run:
         }
         self.waiting: list[Part] = []
 
-    def crawl(self, units: list[Unit], watch: Watch | None) -> None:
+    def crawl(self, units: list[Unit], progress: Progress) -> None:
         """List and read everything, committing as it goes."""
         expected = _files_last_time(self.lake, self.record["sources"])
         lake = self.lake
@@ -211,14 +199,15 @@ class _Run:
             ledger,
         )
         self.commit()
+        progress(0, expected, "files")
         committed = time.monotonic()
         try:
             for result in _results(units, job, config.chunk_files):
                 self.waiting += result.parts
                 for name, n in result.counts.items():
                     self.record[name] += n
-                if watch:
-                    watch(self.record, expected)
+                notes = {"rejects": self.record["rejects"], "known": self.record["known"]}
+                progress(self.record["files_listed"], expected, "files", notes)
                 if time.monotonic() - committed > self.config.commit_seconds:
                     self.commit()
                     committed = time.monotonic()

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 
-from radnet_lake.label.label import LabelReport
+from radnet_lake.label.label import LabelConfig, LabelReport, label
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.query import QueryConfig, query
@@ -58,6 +58,11 @@ def funnel(config: FunnelConfig) -> None:
     if stale:
         print(f"note: {stale}", file=sys.stderr)
     query(QueryConfig(sql=FUNNEL, lake=lake.uri, format=config.format))
+
+
+def label_and_print(config: LabelConfig) -> None:
+    """Label the lake, then print what it gave. Raises as label does."""
+    print_label(label(config))
 
 
 def print_label(report: LabelReport) -> None:

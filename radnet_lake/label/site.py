@@ -101,7 +101,8 @@ class SiteReport:
 
     def __str__(self) -> str:
         text = f"{self.rows} row{'s' if self.rows > 1 else ''} stored as {self.file}"
-        return f"{text}; {self.late} without effect, for later ones stand" if self.late else text
+        text += f"; {self.late} without effect, for later ones stand" if self.late else ""
+        return f"{text}\nnext: radnet-lake label, which applies it"
 
 
 def override(config: OverrideConfig) -> SiteReport:
@@ -138,7 +139,7 @@ def protocols(config: ProtocolsConfig) -> None:
     if config.add:
         rows = _read_local(config.add, PROTOCOLS)
         _refuse_shifted_dates(lake, rows)
-        print(f"{_add(lake, PROTOCOLS, rows)}\nnext: radnet-lake label, which applies it")
+        print(_add(lake, PROTOCOLS, rows))
         return
     if not lake.snapshot.of("series"):
         raise LakeError("not labelled yet", lake.uri, f"run: radnet-lake label --lake {lake.uri}")

@@ -56,6 +56,12 @@ class CompactReport:
     rows_dropped: int
     files_deleted: int
 
+    def __str__(self) -> str:
+        return (
+            f"{self.files_before} files became {self.files_after};"
+            f" {self.rows_dropped} rows dropped, {self.files_deleted} files deleted"
+        )
+
 
 def compact(config: CompactConfig) -> CompactReport:
     """Merge small files of each partition, drop removed rows, delete what is past its grace.

@@ -15,7 +15,7 @@ from radnet_lake.errors import RadnetLakeError, SettingError
 from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.settings import LakeSettings, PrintSettings, SeriesSettings
 from radnet_lake.lake.sql import _plain, _rows, _sql_error, run_sql, write_table
-from radnet_lake.lake.views import connect
+from radnet_lake.lake.views import attach, connect
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 
 
@@ -52,6 +52,13 @@ class AttachConfig:
 @dataclass(frozen=True)
 class LocateConfig(SeriesSettings):
     """Settings of a search for files."""
+
+
+def write_database(config: AttachConfig) -> str:
+    """Write the DuckDB file; what to try with it. Raises as attach does."""
+    attach(config.lake, config.database)
+    query = "from instances limit 5"
+    return f'{config.database} is written; try: duckdb {config.database} "{query}"'
 
 
 def query(config: QueryConfig) -> None:

@@ -68,11 +68,13 @@ class PhantomReport:
     series: int
     files: int
     truth: str
+    archive: str
 
     def __str__(self) -> str:
         return (
             f"{self.patients} patients, {self.studies} studies, {self.series} series,"
             f" {self.files} files; truth in {self.truth}"
+            f"\nnext: radnet-lake harvest {self.archive} --lake LAKE --phi keep"
         )
 
 
@@ -108,7 +110,7 @@ def phantom(config: PhantomConfig) -> PhantomReport:
             f"cannot be written: {error.strerror}", "OUT", "check space and permission"
         ) from error
     studies = len({row["StudyInstanceUID"] for row in rows})
-    return PhantomReport(config.patients, studies, len(rows), n_files, str(truth))
+    return PhantomReport(config.patients, studies, len(rows), n_files, str(truth), config.out)
 
 
 def encode_study(

@@ -65,7 +65,7 @@ class WorkerSettings(GpuSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings:
-    """What each training of a sweep has, too."""
+    """How weights are changed, and for how long; a sweep has these for each of its trainings."""
 
     learning_rate: float = 0.001
     """largest learning rate of Adam"""

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -23,6 +23,7 @@ from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from radnet_lake.errors import RadnetLakeError, SettingError
+from radnet_lake.progress import Progress
 from radnet_lake.train.config import TrainerConfig
 from radnet_lake.train.loop import Job, train_on_worker
 
@@ -45,6 +46,7 @@ class TrainReport:
     `batch` series. epoch, step: the one under way; begun: volumes that an earlier run had learned
     from, -1 before the workers are up. loss: of the epoch so far. best_epoch: that of
     the lowest validation loss, -1 before the first. rows: of metrics.csv, of epochs that ended now.
+    unit: what a split consists of. measured_by: the command to run next.
     """
 
     run: str
@@ -60,15 +62,74 @@ class TrainReport:
     best_epoch: int = -1
     rows: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
+    unit: str = "series"
+    measured_by: str = "evaluate"
 
     @property
     def volumes(self) -> int:
         """Volumes that were learned from, from the start of the run."""
         return (self.epoch * self.steps + self.step) * self.batch
 
+    def __str__(self) -> str:
+        """Where it stopped, what was best, what to type next."""
+        done = f"{self.epoch} of {self.epochs} epochs"
+        is_whole = self.epoch >= self.epochs
+        early = "" if is_whole else ", stopped early: the validation loss did not fall"
+        lines = [
+            f"run       {self.run}",
+            f"trained   {done}, {self.seconds:.1f} s{early}",
+            f"best      epoch {self.best_epoch + 1}: checkpoints/best.pt",
+            *(f"warning   {text}" for text in self.warnings if not text.startswith("--")),
+            f"next      radnet-lake {self.measured_by} {self.run} --split validation",
+        ]
+        return "\n".join(lines)
 
-Watch = Callable[[TrainReport], None]
-"""Called before the work, then about twice a second."""
+
+class _Shown:
+    """Passes on to a Progress how a training goes, each message once."""
+
+    def __init__(self, report: TrainReport, progress: Progress) -> None:
+        self.report, self.progress = report, progress
+        self.warnings = self.rows = 0
+        counts = ", ".join(f"{n} {split}" for split, n in report.series.items())
+        steps = f"{report.steps} steps of {report.batch} an epoch"
+        messages = [f"{counts} {report.unit}; {steps}", "starting workers"]
+        progress(0, None, "volumes", messages=messages)
+        self.show()
+
+    def show(self) -> None:
+        """What is new since the last call."""
+        r = self.report
+        messages = [
+            text if text.startswith("--") else f"WARNING: {text}"
+            for text in r.warnings[self.warnings :]
+        ]
+        self.warnings = len(r.warnings)
+        if r.begun < 0 or r.volumes == r.begun:
+            self.progress(0, None, "volumes", messages=messages)
+            return
+        messages += [_describe_epoch(row, r.epochs) for row in r.rows[self.rows :]]
+        self.rows = len(r.rows)
+        # What an earlier run of the same folder did has no part in the rate.
+        expected = r.epochs * r.steps * r.batch - r.begun
+        epoch = f"{min(r.epoch + 1, r.epochs)}/{r.epochs}"
+        notes = {"epoch": epoch, "loss": f"{r.loss:.3f}"}
+        self.progress(r.volumes - r.begun, expected, "volumes", notes, messages)
+
+
+def _describe_epoch(row: dict[str, Any], epochs: int) -> str:
+    """A row of metrics.csv in a line."""
+    shares = ("accuracy_sequence", "accuracy_view", "accuracy_contrast", "coverage_exact")
+    known = [
+        f"{name.removeprefix('accuracy_').replace('_', ' ')} {row[name]:.3f}"
+        for name in (*shares, "dice", "iou")
+        if row.get(name) is not None
+    ]
+    if row.get("spacing_mae_mm") is not None:
+        known.append(f"spacing {row['spacing_mae_mm']:.2f} mm")
+    rate = f"{row['volumes_per_s']:.1f} volumes/s"
+    head = f"epoch {row['epoch'] + 1}/{epochs} {row['split']:10} loss {row['loss']:.4f}"
+    return ", ".join([head, *known, rate])
 
 
 def check_resources(config: TrainerConfig) -> None:
@@ -89,13 +150,13 @@ def _describe_wait() -> str:
     return f"no worker has begun for {START_S} s; free in the Ray cluster: {free}"
 
 
-def run_workers(job: Job, report: TrainReport, watch: Watch | None) -> None:
+def run_workers(job: Job, report: TrainReport, progress: Progress) -> None:
     """Train until the run is over; meanwhile keep the report, and show it.
 
     Raises RadnetLakeError: that of a worker, or what became of one that failed too often.
     """
     started = time.monotonic()
-    with _following(job.board, report, watch):
+    with _following(job.board, report, progress):
         _fit(job)
     report.seconds = time.monotonic() - started
 
@@ -185,10 +246,11 @@ def _to_own(error: TrainingFailedError) -> RadnetLakeError:
 
 
 @contextmanager
-def _following(board: Any, report: TrainReport, watch: Watch | None) -> Iterator[None]:
+def _following(board: Any, report: TrainReport, progress: Progress) -> Iterator[None]:
     """Meanwhile, keep the report as the workers tell, and show it."""
     over = threading.Event()
     late = time.monotonic() + START_S
+    shown = _Shown(report, progress)
 
     def look() -> None:
         for news in ray.get(board.take.remote()):
@@ -202,16 +264,13 @@ def _following(board: Any, report: TrainReport, watch: Watch | None) -> Iterator
         if report.begun < 0 and time.monotonic() > late:
             late = math.inf
             report.warnings.append(_describe_wait())
-        if watch:
-            watch(report)
+        shown.show()
 
     def follow() -> None:
         with suppress(ray.exceptions.RayError):
             while not over.wait(LOOK_EVERY_S):
                 look()
 
-    if watch:
-        watch(report)
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
     try:

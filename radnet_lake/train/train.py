@@ -16,6 +16,7 @@ from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.settings import locate_lake
 from radnet_lake.network.heads import read_heads
+from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import start_board, start_ray
 from radnet_lake.storage.sources import absolute_uri
 from radnet_lake.train.config import refuse_changes
@@ -30,7 +31,7 @@ from radnet_lake.train.pretrain_plan import (
     weigh_classes,
 )
 from radnet_lake.train.pretrain_task import Job
-from radnet_lake.train.ray_train import TrainReport, Watch, check_resources, run_workers
+from radnet_lake.train.ray_train import TrainReport, check_resources, run_workers
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.volume.resample import ResampleSettings
 from radnet_lake.volume.stream import StreamConfig, locate_series
@@ -38,7 +39,7 @@ from radnet_lake.volume.stream import StreamConfig, locate_series
 __all__ = ["TrainConfig", "TrainReport", "resume_config", "train"]
 
 
-def train(config: TrainConfig, watch: Watch | None = None) -> TrainReport:
+def train(config: TrainConfig, progress: Progress = show_nothing) -> TrainReport:
     """Train a network, or go on with it; returns how it went. The run's folder holds the rest.
 
     Raises SettingError for a wrong setting, a lake without volumes or labels to learn from, a
@@ -58,7 +59,7 @@ def train(config: TrainConfig, watch: Watch | None = None) -> TrainReport:
         validation=job.validation and (ray.put(job.validation[0]), job.validation[1]),
         board=start_board(),
     )
-    run_workers(job, report, watch)
+    run_workers(job, report, progress)
     return report
 
 

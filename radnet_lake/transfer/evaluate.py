@@ -8,7 +8,7 @@ and outlines of the worst, the median and the best case as PNG. No patient is na
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,9 +18,10 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, VolumeError
-from radnet_lake.evaluate.evaluate import EvaluationSettings
+from radnet_lake.evaluate.evaluate import EvaluationReport, EvaluationSettings
 from radnet_lake.evaluate.figures import encode_figure
 from radnet_lake.network.dice import measure_overlap
+from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import start_ray
 from radnet_lake.settings import check_choices, check_least
 from radnet_lake.train.run_folder import RunFolder
@@ -53,7 +54,6 @@ TRIES = 2
 """At a case whose worker dies."""
 
 Row = dict[str, Any]
-Watch = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,14 +85,10 @@ class LiverEvaluateConfig(MethodSettings, EvaluationSettings):
 
 
 @dataclass(frozen=True)
-class LiverEvaluateReport:
-    """The result of an evaluation. folder: where its files are. table: summary.md."""
+class LiverEvaluateReport(EvaluationReport):
+    """What an evaluation found. table: summary.md."""
 
-    folder: str
-    files: tuple[str, ...]
     facts: Facts
-    table: str
-    seconds: float
 
 
 class _Plan(NamedTuple):
@@ -123,11 +119,12 @@ class _Found(NamedTuple):
     mask: bytes = b""
 
 
-def evaluate_liver(config: LiverEvaluateConfig, watch: Watch | None = None) -> LiverEvaluateReport:
+def evaluate_liver(
+    config: LiverEvaluateConfig, progress: Progress = show_nothing
+) -> LiverEvaluateReport:
     """Segment the cases of one split, compare with the truth, write the evaluation's files.
 
-    watch: called with cases done and expected. A case that fails has a row with its reason and is
-    in no number.
+    A case that fails has a row with its reason and is in no number.
 
     Raises SettingError where there is no run, no checkpoint yet, no case in the split, cases that
     do not fit the run, or where all cases fail; CheckpointError where a checkpoint is damaged or
@@ -135,7 +132,7 @@ def evaluate_liver(config: LiverEvaluateConfig, watch: Watch | None = None) -> L
     """
     started = time.monotonic()
     plan = _plan(config)
-    found = _evaluate(config, config.methods, plan, True, watch)
+    found = _evaluate(config, config.methods, plan, True, progress)
     outcomes = [outcome for one in found for outcome in one.outcomes]
     reasons = Counter(outcome.reason for outcome in outcomes)
     if None not in reasons:
@@ -158,11 +155,11 @@ def evaluate_liver(config: LiverEvaluateConfig, watch: Watch | None = None) -> L
     for name, data in files.items():
         run.folder.write(f"{where}/{name}", data)
     seconds = time.monotonic() - started
-    return LiverEvaluateReport(f"{run.uri}/{where}", tuple(files), facts, table, seconds)
+    return LiverEvaluateReport(f"{run.uri}/{where}", tuple(files), table, seconds, facts)
 
 
 def evaluate_methods(
-    config: LiverEvaluateConfig, methods: Sequence[Method], watch: Watch | None = None
+    config: LiverEvaluateConfig, methods: Sequence[Method], progress: Progress = show_nothing
 ) -> list[Outcome]:
     """Outcomes of each case of a split by each method; its windows are segmented once for all.
 
@@ -170,7 +167,7 @@ def evaluate_methods(
     refine. Writes nothing; with one worker it needs no Ray. Raises as evaluate_liver, but failed
     cases are only marked in their outcomes.
     """
-    found = _evaluate(config, methods, _plan(config), False, watch)
+    found = _evaluate(config, methods, _plan(config), False, progress)
     return [outcome for one in found for outcome in one.outcomes]
 
 
@@ -194,7 +191,7 @@ def _evaluate(
     methods: Sequence[Method],
     plan: _Plan,
     keeps: bool,
-    watch: Watch | None,
+    progress: Progress,
 ) -> list[_Found]:
     """All cases, in the order of the plan."""
     device = "cuda" if config.gpu else "cpu"
@@ -206,12 +203,10 @@ def _evaluate(
         models = build_models(job.trained, job.batch, job.device)
         stream = ((n, _evaluate_case(job, models, row)) for n, row in enumerate(plan.rows))
     found: dict[int, _Found] = {}
-    if watch:
-        watch(0, len(plan.rows))
+    progress(0, len(plan.rows), "cases")
     for n, one in stream:
         found[n] = one
-        if watch:
-            watch(len(found), len(plan.rows))
+        progress(len(found), len(plan.rows), "cases")
     return [found[n] for n in sorted(found)]
 
 

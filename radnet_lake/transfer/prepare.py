@@ -8,7 +8,7 @@ again. To make a case anew, delete its files below cases/.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -20,13 +20,14 @@ from radnet_lake.errors import CheckpointError, RadnetLakeError, SettingError
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.network.checkpoint import build_network, digest_weights
+from radnet_lake.progress import Progress, list_failures, show_nothing
 from radnet_lake.ray_cluster import start_ray
 from radnet_lake.settings import name_flag
 from radnet_lake.train.run_folder import RunFolder
-from radnet_lake.transfer.case_folder import SPLITS, CaseFolder, CaseSettings
+from radnet_lake.transfer.case_folder import CASE_REASONS, SPLITS, CaseFolder, CaseSettings
 from radnet_lake.transfer.pairs import list_pairs
 from radnet_lake.transfer.prepare_worker import prepare_case, start_row
-from radnet_lake.transfer.proposal import find_class, measure_proposal
+from radnet_lake.transfer.proposal import find_class, format_proposal, measure_proposal
 from radnet_lake.transfer.sources import (
     Candidate,
     Listing,
@@ -133,12 +134,29 @@ class LiverPrepareReport:
     def failed(self) -> int:
         return self.reasons.total()
 
+    def __str__(self) -> str:
+        """The sums that must match, the split, how well windows were chosen."""
+        done = self.cases + self.failed
+        rate = f", {done / self.seconds:.1f} cases/s" if done else ""
+        made = self.settings
+        size = "x".join(str(getattr(made.settings, n)) for n in ("slices", "rows", "columns"))
+        lines = [
+            f"cases     {self.folder}, {self.seconds:.1f} s{rate}",
+            f"seen      {self.seen} = {self.cases} cases + {self.failed} failed"
+            f" + {self.known} known",
+            *list_failures(self.reasons, CASE_REASONS),
+            f"split     {', '.join(f'{count} {split}' for split, count in self.splits.items())}",
+            f"windows   {size}, slices {made.spacing_mm:g} mm apart, every {made.stride}",
+            *format_proposal(self.proposal, made.threshold),
+            *(f"warning   {text}" for text in self.warnings),
+            f"next      radnet-lake liver train --cases {self.folder} --out RUN",
+        ]
+        return "\n".join(lines)
 
-Watch = Callable[[LiverPrepareReport], None]
-"""Called before the work, then after each case."""
 
-
-def prepare_cases(config: LiverPrepareConfig, watch: Watch | None = None) -> LiverPrepareReport:
+def prepare_cases(
+    config: LiverPrepareConfig, progress: Progress = show_nothing
+) -> LiverPrepareReport:
     """Prepare the cases of a source that the folder lacks; returns the sums.
 
     Raises SettingError for a wrong setting, a folder of other settings, a source without cases, or
@@ -165,15 +183,14 @@ def prepare_cases(config: LiverPrepareConfig, watch: Watch | None = None) -> Liv
         if finished.get(c.name, {}).get("digest") == c.digest
     }
     report.known = len(rows)
-    if watch:
-        watch(report)
     due = [c for c in listing.candidates if c.name not in rows]
+    messages = [f"{len(due)} cases to make, {report.known} known"]
+    progress(0, len(due), "cases", messages=messages)
     for row in _run_tasks(folder.uri, settings, stream_candidates(lake, due)) if due else ():
         rows[row["case"]] = row
         report.cases += row["reason"] is None
         report.reasons.update([row["reason"]] if row["reason"] else [])
-        if watch:
-            watch(report)
+        progress(report.cases + report.failed, len(due), "cases", {"failed": report.failed})
     rows_now = [_describe_patient(rows[c.name], c, patients) for c in listing.candidates]
     _finish(folder, rows_now, report)
     report.seconds = time.monotonic() - started

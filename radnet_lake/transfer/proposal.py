@@ -104,3 +104,25 @@ def _measure(rows: Sequence[Mapping[str, Any]], rule: str, threshold: float) -> 
         measures[f"{name}_recall"] = both / int(is_such.sum()) if is_such.any() else None
         measures[f"{name}_precision"] = both / int(is_picked.sum()) if is_picked.any() else None
     return measures | {"organ_share": float(np.mean(covered)), "missed": covered.count(0)}
+
+
+def format_proposal(rows: Sequence[Mapping[str, Any]], threshold: float) -> list[str]:
+    """Rows of measure_proposal -> lines of a table; none without rows."""
+    if not rows:
+        return []
+    groups = f"{'whole organ in it':>22}{'some of it in it':>22}{'organ':>11}"
+    names = (*("recall", "precision") * 2, "covered")
+    lines = [
+        f"proposal{'windows':>22}{'picked':>9}{groups}",
+        f"{'':39}{''.join(f'{name:>11}' for name in names)}",
+    ]
+    for row in rows:
+        shares = [row[f"{n}_{m}"] for n in ("whole", "any") for m in ("recall", "precision")]
+        cells = "".join(
+            f"{'-' if value is None else f'{value:.3f}':>11}"
+            for value in (*shares, row["organ_share"])
+        )
+        rule = f"> {threshold:g}" if row["rule"] == "above" else "or highest"
+        name = f"{row['patients'].replace('_', ' ')}, {rule}"
+        lines.append(f"  {name:21}{row['windows']:>7}{row['picked']:>9}{cells}")
+    return lines

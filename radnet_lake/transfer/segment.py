@@ -13,7 +13,7 @@ written whole or not; the same command finishes a killed run, and tries again wh
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -30,10 +30,12 @@ from radnet_lake.lake.sql import run_sql
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights
+from radnet_lake.progress import Progress, list_failures, show_nothing
 from radnet_lake.ray_cluster import start_ray
 from radnet_lake.settings import check_least
 from radnet_lake.storage.folder import Folder
 from radnet_lake.storage.sources import absolute_uri, list_unit, list_units
+from radnet_lake.transfer.case_folder import CASE_REASONS
 from radnet_lake.transfer.inference import (
     Method,
     MethodSettings,
@@ -147,12 +149,26 @@ class LiverSegmentReport:
     def failed(self) -> int:
         return self.reasons.total()
 
+    def __str__(self) -> str:
+        """The sums that must match, failures by reason, where to look."""
+        done = self.segmented + self.failed
+        rate = f", {done / self.seconds:.2f} series/s" if done else ""
+        lines = [
+            f"masks     {self.folder}, {self.organ}, {self.seconds:.1f} s{rate}",
+            f"wanted    {self.wanted} = {self.segmented} segmented + {self.failed} failed"
+            f" + {self.known} known",
+        ]
+        if self.empty:
+            lines.append(f"empty     {self.empty} of these have no voxel of it, so no SEG")
+        if self.noted:
+            lines.append(f"notes     of {self.noted} in the column notes")
+        lines += list_failures(self.reasons, CASE_REASONS)
+        return "\n".join([*lines, f"table     {self.folder}/{TABLE}"])
 
-Watch = Callable[[LiverSegmentReport], None]
-"""Called before the work, then after each series."""
 
-
-def segment_liver(config: LiverSegmentConfig, watch: Watch | None = None) -> LiverSegmentReport:
+def segment_liver(
+    config: LiverSegmentConfig, progress: Progress = show_nothing
+) -> LiverSegmentReport:
     """Segment what the folder lacks; returns the sums.
 
     Raises SettingError for a wrong setting, no series, a missing key; CheckpointError for damaged
@@ -173,16 +189,16 @@ def segment_liver(config: LiverSegmentConfig, watch: Watch | None = None) -> Liv
     there = set(folder.names())
     due = [scan for scan in scans if not _is_known(job, scan, rows.get(scan.name), there)]
     report.wanted, report.known = len(scans), len(scans) - len(due)
-    if watch:
-        watch(report)
+    messages = [f"{len(due)} series to segment, {report.known} known"]
+    progress(0, len(due), "series", messages=messages)
     _write_rows(folder, rows)  # from here on the folder is one of this command
     kept = time.monotonic()
     try:
         for row in _segment(job, _stream_scans(lake, due), config.workers) if due else ():
             rows[row["name"]] = row
             _count(row, report)
-            if watch:
-                watch(report)
+            done = report.segmented + report.failed
+            progress(done, len(due), "series", {"failed": report.failed})
             if time.monotonic() - kept > KEEP_EVERY_S:
                 _write_rows(folder, rows)
                 kept = time.monotonic()

@@ -13,12 +13,13 @@ from typing import Any
 from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.network.checkpoint import encode_checkpoint
 from radnet_lake.network.resnet import NetworkSettings
+from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import start_board, start_ray
 from radnet_lake.storage.sources import absolute_uri
 from radnet_lake.train.config import refuse_changes
 from radnet_lake.train.loop import GO_BACK, count_steps, learn
 from radnet_lake.train.provenance import describe_code
-from radnet_lake.train.ray_train import TrainReport, Watch, check_resources, run_workers
+from radnet_lake.train.ray_train import TrainReport, check_resources, run_workers
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.train.step import Group, stand_alone
 from radnet_lake.transfer.case_folder import CaseFolder, check_alike, decode_settings
@@ -40,7 +41,7 @@ __all__ = ["LiverTrainConfig", "TrainReport", "train_here", "train_liver"]
 SPLITS = ("train", "validation")
 
 
-def train_liver(config: LiverTrainConfig, watch: Watch | None = None) -> TrainReport:
+def train_liver(config: LiverTrainConfig, progress: Progress = show_nothing) -> TrainReport:
     """Train a segmenter on Ray Train, or go on with it; returns how it went (3D-RADNet 2.3).
 
     Raises SettingError for a wrong setting, cases that do not fit it, a folder that holds a run
@@ -51,7 +52,7 @@ def train_liver(config: LiverTrainConfig, watch: Watch | None = None) -> TrainRe
     job, report = _prepare(config)
     start_ray()
     check_resources(config)
-    run_workers(job._replace(board=start_board()), report, watch)
+    run_workers(job._replace(board=start_board()), report, progress)
     return report
 
 
@@ -196,4 +197,7 @@ def _plan(
         board=None,
     )
     steps = count_steps(job)
-    return job, TrainReport(run.uri, warnings, series, config.epochs, steps, config.batch)
+    return job, TrainReport(
+        run.uri, warnings, series, config.epochs, steps, config.batch,
+        unit="cases", measured_by="liver evaluate",
+    )  # fmt: skip

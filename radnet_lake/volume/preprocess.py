@@ -12,7 +12,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -26,7 +26,7 @@ import ray.data
 from ray.data import DataContext, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from radnet_lake import __version__, errors, schema
+from radnet_lake import __version__, errors
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.lake.freshness import MODES, warn_if_stale
 from radnet_lake.lake.log import Lake, Part, decode_part, open_lake
@@ -34,9 +34,11 @@ from radnet_lake.lake.settings import CommitSettings
 from radnet_lake.lake.sql import run_sql
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
+from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import count_attempts, start_ray
 from radnet_lake.settings import check_choices, take_settings
 from radnet_lake.storage.sources import absolute_uri
+from radnet_lake.volume.report import PreprocessReport
 from radnet_lake.volume.resample import PREPROCESSING_VERSION, ResampleSettings
 from radnet_lake.volume.series_frames import count_rows, stream_rows
 from radnet_lake.volume.worker import (
@@ -79,7 +81,7 @@ left join (from volumes where preprocessing = $preprocessing) as v using (Series
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreprocessConfig(CommitSettings, ResampleSettings):
+class PreprocessConfig(ResampleSettings, CommitSettings):
     """Settings of one preprocessing. The defaults are the paper's."""
 
     where: str = ""
@@ -101,40 +103,7 @@ class PreprocessConfig(CommitSettings, ResampleSettings):
         return take_settings(ResampleSettings, self)
 
 
-@dataclass
-class PreprocessReport:
-    """What a preprocessing did so far. wanted = made + failed + known.
-
-    stale: what is newer than the labels, or ''. known: of these `known_failed` without a volume.
-    reasons: of the series that failed now. size_bytes: of the new shards.
-    """
-
-    lake: str
-    preprocessing: str
-    stale: str = ""
-    wanted: int = 0
-    known: int = 0
-    known_failed: int = 0
-    made: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    size_bytes: int = 0
-    seconds: float = 0.0
-
-    @property
-    def failed(self) -> int:
-        return self.reasons.total()
-
-    @property
-    def passing(self) -> int:
-        """Of these, failures that the next run tries again."""
-        return sum(self.reasons[reason] for reason in schema.PASSING_REASONS)
-
-
-Watch = Callable[[PreprocessReport], None]
-"""Called before the work, then after each chunk."""
-
-
-def preprocess(config: PreprocessConfig, watch: Watch | None = None) -> PreprocessReport:
+def preprocess(config: PreprocessConfig, progress: Progress = show_nothing) -> PreprocessReport:
     """Make the volumes that the lake lacks; returns the sums.
 
     Raises SettingError for a wrong setting or a missing key, LakeError for a lake without labels,
@@ -151,14 +120,15 @@ def preprocess(config: PreprocessConfig, watch: Watch | None = None) -> Preproce
     choose_opener(lake)  # a missing key is said before any work
     report = PreprocessReport(lake.uri, config.settings.version(), stale)
     pending = _plan(lake, config, report)
-    if watch:
-        watch(report)
+    messages = [f"WARNING: {stale}"] if stale else []
+    messages.append(f"{pending.num_rows} volumes to make, {report.known} series known")
+    progress(0, pending.num_rows, "volumes", messages=messages)
     if pending.num_rows:
         _keep_settings(lake, config.settings)
         nifti = absolute_uri(config.nifti) if config.nifti else ""
         job = Job(lake.uri, config.settings, nifti, labels["mode"], labels["rule_set"])
         start_ray()
-        _Run(lake, job, report, watch, config.commit_seconds).make(pending)
+        _Run(lake, job, report, progress, config.commit_seconds).make(pending)
     report.seconds = time.monotonic() - started
     return report
 
@@ -205,9 +175,9 @@ class _Run:
     """One run: its report, and the rows and shards that no commit names yet."""
 
     def __init__(
-        self, lake: Lake, job: Job, report: PreprocessReport, watch: Watch | None, every_s: float
+        self, lake: Lake, job: Job, report: PreprocessReport, progress: Progress, every_s: float
     ) -> None:
-        self.lake, self.job, self.report, self.watch = lake, job, report, watch
+        self.lake, self.job, self.report, self.progress = lake, job, report, progress
         self.every_s = every_s
         self.committed = time.monotonic()
         self.rows: list[pa.Table] = []
@@ -240,8 +210,8 @@ class _Run:
         reasons = Counter(rows["reason"].to_pylist())
         self.report.made += reasons.pop(None, 0)
         self.report.reasons.update(reasons)
-        if self.watch:
-            self.watch(self.report)
+        r = self.report
+        self.progress(r.made + r.failed, r.wanted - r.known, "volumes", {"failed": r.failed})
         if time.monotonic() - self.committed > self.every_s:
             self._commit()
         return rows["SeriesInstanceUID"].combine_chunks()

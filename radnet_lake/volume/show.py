@@ -38,7 +38,7 @@ WINDOW_VOXELS = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShowConfig(LakeSettings, ResampleSettings):
+class ShowConfig(ResampleSettings, LakeSettings):
     """Settings of one picture or sheet."""
 
     output: str = field(metadata={"short": "-o"})
@@ -52,7 +52,6 @@ class ShowConfig(LakeSettings, ResampleSettings):
     """series on the sheet; after each 60 begins another file: NAME-2.png, ..."""
 
     def __post_init__(self) -> None:
-        ResampleSettings.__post_init__(self)
         name = self.output.lower()
         if "://" in name:
             raise SettingError("not a local file", "--output", "write it here, then copy it")

@@ -48,7 +48,7 @@ def test_each_help_text_stands_once() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_each_flag_has_a_help_text(name: str) -> None:
-    settings = import_name(COMMANDS[name].config)
+    settings = import_name(COMMANDS[name].settings)
     texts = read_field_texts(settings)
     assert {field.name for field in dataclasses.fields(settings)} == texts.keys()
     assert settings.__dataclass_params__.frozen

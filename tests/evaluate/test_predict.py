@@ -225,8 +225,8 @@ def test_an_interrupted_run_keeps_what_it_committed_and_is_finished_by_the_next(
     lake = copy(made, tmp_path)
     other = write_run(tmp_path / "run", 3, lake)
 
-    def interrupt(report: PredictReport) -> None:
-        if report.predicted:
+    def interrupt(done: int, *_: Any, **__: Any) -> None:
+        if done:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -289,7 +289,9 @@ def test_a_source_inside_another_gives_its_files_once(tmp_path: Path) -> None:
     write_series(tmp_path / "in", 1, 3)
     for _ in range(2):
         config = HarvestConfig(
-            (str(tmp_path / "in"), str(tmp_path / "in/s0001")), lake=str(tmp_path / "lake"), phi="keep"
+            (str(tmp_path / "in"), str(tmp_path / "in/s0001")),
+            lake=str(tmp_path / "lake"),
+            phi="keep",
         )
         assert harvest(config).sums["files_listed"] == 3
         assert ask(tmp_path / "lake", "select count(*) from instances") == [(3,)]

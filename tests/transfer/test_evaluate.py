@@ -137,9 +137,9 @@ def test_tasks_on_ray_say_the_same_and_a_trial_needs_no_ray(
 ) -> None:
     methods = (Method(), Method(largest=True))
     config = LiverEvaluateConfig(made.run.uri, workers=2)
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[object, ...]] = []
     by_tasks = evaluate_methods(config, methods, lambda *done: seen.append(done))
-    assert seen == [(n, 4) for n in range(5)]
+    assert seen == [(n, 4, "cases") for n in range(5)]
     assert by_tasks == evaluate_methods(dataclasses.replace(config, workers=1), methods)
     told = {(o.case, o.method): f"{o.dice:.6g}" if o.dice is not None else "" for o in by_tasks}
     assert told == {(r["case"], r["method"]): r["dice"] for r in read_rows(made.run, "cases.csv")}

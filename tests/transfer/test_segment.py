@@ -198,7 +198,7 @@ def test_series_of_a_pseudonymised_lake_get_seg_that_become_cases(
         path.unlink()
     out = tmp_path / "archive" / "masks"
     config = LiverSegmentConfig(
-        run, str(out), lake=lake.uri, series=",".join([*uids, "1.9"]), format="seg", workers=2
+        run, out=str(out), lake=lake.uri, series=",".join([*uids, "1.9"]), format="seg", workers=2
     )
     report = segment_liver(config)
     assert (report.wanted, report.segmented, report.reasons) == (

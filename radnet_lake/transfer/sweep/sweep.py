@@ -26,6 +26,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.network.checkpoint import read_network_config
+from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import start_ray
 from radnet_lake.storage.folder import Folder
 from radnet_lake.storage.sources import absolute_uri
@@ -81,19 +82,31 @@ class SweepReport:
     table: str = ""
     seconds: float = 0.0
 
+    def __str__(self) -> str:
+        """Tables 2 and 3, then what failed, and where the files are."""
+        sums = f"{self.done} measured + {len(self.failed)} failed + {self.known} known"
+        lines = [
+            self.table,
+            f"trials    {self.trials} = {sums}",
+            f"written   {self.out}: tables.md, table2.csv, table3.csv, extras.csv, *.png",
+            f"took      {self.seconds:.1f} s",
+        ]
+        if self.failed:
+            lines.append("next      put right what failed, then run the same command")
+        return "\n".join(lines)
+
 
 _SAME = (
     "case", "patient", "split", "depth", "rows", "columns", "organ_voxels", "starts", "scores",
     "chosen", "window_organ",
 )  # fmt: skip
 """What of a case tells it from one that was prepared otherwise, or of other files."""
-Watch = Callable[[SweepReport], None]
 Learn = Callable[[Trial], None]
 """Trains a trial, goes on with it if it was begun, and writes its scores."""
 
 
 def sweep_liver(
-    config: LiverSweepConfig, watch: Watch | None = None, learn: Learn | None = None
+    config: LiverSweepConfig, progress: Progress = show_nothing, learn: Learn | None = None
 ) -> SweepReport:
     """Run all trials that are not measured yet; write tables and pictures after each.
 
@@ -117,7 +130,7 @@ def sweep_liver(
     report.known = len(sweep.trials) - len(todo)
     report.expected = sum(config.epochs * (2 if trial.refine else 1) for trial in todo)
     if todo:
-        _run_trials(sweep, todo, watch, learn or learn_trial)
+        _run_trials(sweep, todo, progress, learn or learn_trial)
     sweep.write_tables()
     report.seconds = time.monotonic() - started
     if report.failed and not report.known + report.done:
@@ -252,9 +265,10 @@ class _Follow(TrialProgressCallback):  # type: ignore[misc]
     In the place of Ray Tune's own callback, which prints a line for each trial, however quiet.
     """
 
-    def __init__(self, sweep: _Sweep, todo: list[Trial], watch: Watch | None) -> None:
-        self.sweep, self.todo, self.watch = sweep, todo, watch
+    def __init__(self, sweep: _Sweep, todo: list[Trial], progress: Progress) -> None:
+        self.sweep, self.todo, self.progress = sweep, todo, progress
         self.looked = self.written = time.monotonic()
+        self.shown: set[str] = set()
         self.begun = sum(map(_count_epochs, todo))
         self.epochs = {trial.name: _count_epochs(trial) for trial in todo}
 
@@ -297,8 +311,16 @@ class _Follow(TrialProgressCallback):  # type: ignore[misc]
 
     def _look(self) -> None:
         self.looked = time.monotonic()
-        if self.watch:
-            self.watch(self.sweep.report)
+        report = self.sweep.report
+        failed = [name for name in report.failed if name not in self.shown]
+        self.shown.update(failed)
+        self.progress(
+            report.epochs,
+            report.expected,
+            "epochs",
+            {"trials": f"{report.done} of {len(self.todo)}", "failed": len(report.failed)},
+            [f"FAILED: {name}: {report.failed[name]}" for name in failed],
+        )
 
 
 def _count_epochs(trial: Trial) -> int:
@@ -306,7 +328,7 @@ def _count_epochs(trial: Trial) -> int:
     return sum(max(run.read_metrics()["epoch"].to_pylist(), default=-1) + 1 for run in runs)
 
 
-def _run_trials(sweep: _Sweep, todo: list[Trial], watch: Watch | None, learn: Learn) -> None:
+def _run_trials(sweep: _Sweep, todo: list[Trial], progress: Progress, learn: Learn) -> None:
     config = sweep.config
     start_ray()
     kind = "GPU" if config.gpu else "CPU"
@@ -317,8 +339,10 @@ def _run_trials(sweep: _Sweep, todo: list[Trial], watch: Watch | None, learn: Le
     os.environ |= QUIET
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="radnet-sweep-") as unused:
-        follow = _Follow(sweep, todo, watch)
-        follow._look()
+        follow = _Follow(sweep, todo, progress)
+        report = sweep.report
+        due = f"{len(todo)} trials to run, {report.known} known; tables: {report.out}/tables.md"
+        progress(0, report.expected, "epochs", messages=[due])
         run = tune.with_parameters(run_trial, trials=todo, learn=learn)
         tune.Tuner(
             tune.with_resources(run, {"CPU": 1} | ({"GPU": 1} if config.gpu else {})),

@@ -17,7 +17,7 @@ from radnet_lake.storage.folder import Folder
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.transfer.case_folder import CaseFolder, CaseSettings
 from radnet_lake.transfer.sweep import sweep
-from radnet_lake.transfer.sweep.sweep import LiverSweepConfig, SweepReport, learn_trial, sweep_liver
+from radnet_lake.transfer.sweep.sweep import LiverSweepConfig, learn_trial, sweep_liver
 from radnet_lake.transfer.sweep.trials import Trial, is_measured, plan_trials, write_scores
 from radnet_lake.volume.resample import ResampleSettings
 
@@ -138,10 +138,10 @@ def test_one_that_fails_is_told_and_the_same_command_goes_on(
     config: LiverSweepConfig, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log = tmp_path / "log"
-    seen: list[int] = []
+    seen: list[str] = []
 
-    def watch(report: SweepReport) -> None:
-        seen.append(report.done)
+    def watch(done: int, expected: int, unit: str, notes: Any = None, *_: Any, **__: Any) -> None:
+        seen.append(notes["trials"] if notes else "")
 
     learn = make_learn(log, fail="2-seed1", die_once="all-seed1")
     report = sweep_liver(config, watch, learn)
@@ -152,7 +152,7 @@ def test_one_that_fails_is_told_and_the_same_command_goes_on(
     assert list(report.failed) == ["2-seed1"]
     assert "loss is not finite" in report.table
     assert "7 of 8 trials" in report.table
-    assert seen[-1] == 7
+    assert seen[-1] == "7 of 8"
     assert report.epochs == 7
     out = Path(config.out)
     rows = read_rows(config.out, "table2.csv")
