@@ -1,8 +1,10 @@
 """The lake's tables, column by column: DICOM tag, type, what pseudonymising does, why it is kept.
 
-One line here is all that a new header attribute needs. `sql/SCHEMA.md` is printed from this file.
+A header attribute is one row of sql/attributes.csv: the header scanner, the tables' columns, the
+roll-up and sql/SCHEMA.md, which this module prints, follow from it.
 """
 
+import csv
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,12 +40,15 @@ KINDS: dict[str, pa.DataType] = {
 
 
 class Attribute(NamedTuple):
-    """One DICOM attribute that has a typed column in `instances`.
+    """One DICOM attribute that has a typed column in `instances`: a row of sql/attributes.csv.
 
     keyword: the DICOM keyword, and the column's name.
     tag: (group << 16) + element; private: the element's last two digits only (PS3.5 7.8).
     vr: value representation where the file does not say (PS3.6, or the vendor).
     kind: a key of KINDS.
+    roll_up: how the rows of a series become one value in `series`: agreed, the value that all rows
+    have, else NULL; number, the same for numbers within a tolerance; values, as number, with a
+    column <keyword>_values of the distinct values beside it; none, in `instances` only.
     phi: what `--phi pseudonymise` does: keep, uid, hash, date, time, age, text, code.
     meaning: why it is kept, with the unit.
     creator: the private creator, empty for standard attributes.
@@ -53,185 +58,35 @@ class Attribute(NamedTuple):
     tag: int
     vr: str
     kind: str
+    roll_up: str
     phi: str
     meaning: str
     creator: str = ""
 
 
-_ATTRIBUTE_LINES = """
-# who and what
-PatientID 0010,0020 LO text hash patient; split key
-IssuerOfPatientID 0010,0021 LO text hash who gave PatientID; hashed together with it
-PatientSex 0010,0040 CS text code M, F or O
-PatientAge 0010,1010 AS text age as 045Y; extent gates differ for children
-StudyInstanceUID 0020,000D UI uid uid study
-SeriesInstanceUID 0020,000E UI uid uid series
-SOPInstanceUID 0008,0018 UI uid uid instance
-SOPClassUID 0008,0016 UI uid keep what kind of object this is
-FrameOfReferenceUID 0020,0052 UI uid uid space that positions share
-ConcatenationUID 0020,9161 UI uid uid multi-frame object in parts
-InConcatenationNumber 0020,9162 US int keep part number in a concatenation
-InConcatenationTotalNumber 0020,9163 US int keep parts in a concatenation
-AccessionNumber 0008,0050 SH text hash order number of the study
-Modality 0008,0060 CS text code CT, MR, ...
-ImageType 0008,0008 CS texts code ORIGINAL or DERIVED, PRIMARY, vendor words
-SeriesDescription 0008,103E LO text text words on the series
-StudyDescription 0008,1030 LO text text words on the study
-ProtocolName 0018,1030 LO text text words on the protocol
-PerformedProcedureStepDescription 0040,0254 LO text text words on the step
-BodyPartExamined 0018,0015 CS text text body part
-AnatomicRegionSequence 0008,2218 SQ codes text coded body region
-ProcedureCodeSequence 0008,1032 SQ codes text coded procedure
-Laterality 0020,0060 CS text code side of a paired body part
-ImageLaterality 0020,0062 CS text code side, per image
-FrameLaterality 0020,9072 CS text code side, per frame
-PatientPosition 0018,5100 CS text code HFS, FFP, ...
-Manufacturer 0008,0070 LO text text vendor
-ManufacturerModelName 0008,1090 LO text text scanner model
-SoftwareVersions 0018,1020 LO texts text scanner software
-InstitutionName 0008,0080 LO text hash site
-StationName 0008,1010 SH text hash scanner
-DeviceSerialNumber 0018,1000 LO text hash scanner
-SpecificCharacterSet 0008,0005 CS texts code how text is encoded
-SeriesNumber 0020,0011 IS int keep number of the series in the study
-AcquisitionNumber 0020,0012 IS int keep number of the acquisition
-InstanceNumber 0020,0013 IS int keep number of the instance; not a slice order
-# geometry
-ImagePositionPatient 0020,0032 DS numbers keep first voxel's centre, x y z, mm LPS
-ImageOrientationPatient 0020,0037 DS numbers keep row and column direction cosines
-PixelSpacing 0028,0030 DS numbers keep between rows, between columns, mm
-ImagerPixelSpacing 0018,1164 DS numbers keep spacing at the detector, mm; no substitute
-Rows 0028,0010 US int keep rows
-Columns 0028,0011 US int keep columns
-NumberOfFrames 0028,0008 IS int keep frames that the header declares
-SliceThickness 0018,0050 DS number keep nominal, mm
-SpacingBetweenSlices 0018,0088 DS number keep nominal, mm; not to be trusted
-SliceLocation 0020,1041 DS number keep relative, mm; not to be trusted
-GantryDetectorTilt 0018,1120 DS number keep nominal tilt, degrees
-ReconstructionDiameter 0018,1100 DS number keep field of view, mm
-StackID 0020,9056 SH text code stack of a multi-frame object
-InStackPositionNumber 0020,9057 UL int keep place in the stack
-DimensionIndexValues 0020,9157 UL numbers keep place in each declared dimension
-# MR physics
-ScanningSequence 0018,0020 CS texts code SE, IR, GR, EP, RM
-SequenceVariant 0018,0021 CS texts code SK, SP, MP, ...
-ScanOptions 0018,0022 CS texts code FS, PFP, ...
-MRAcquisitionType 0018,0023 CS text code 2D or 3D
-SequenceName 0018,0024 SH text text vendor's sequence name
-AngioFlag 0018,0025 CS text code Y or N
-RepetitionTime 0018,0080 DS number keep TR, ms
-EchoTime 0018,0081 DS number keep TE, ms
-InversionTime 0018,0082 DS number keep TI, ms
-NumberOfAverages 0018,0083 DS number keep averages
-ImagingFrequency 0018,0084 DS number keep MHz; field strength where that is missing
-EchoNumbers 0018,0086 IS numbers keep echo number
-MagneticFieldStrength 0018,0087 DS number keep tesla, in old files gauss
-EchoTrainLength 0018,0091 IS int keep lines per excitation
-FlipAngle 0018,1314 DS number keep degrees
-PulseSequenceName 0018,9005 SH text text vendor's sequence name, enhanced MR
-EchoPulseSequence 0018,9008 CS text code SPIN, GRADIENT or BOTH
-InversionRecovery 0018,9009 CS text code YES or NO
-PhaseContrast 0018,9014 CS text code YES or NO
-TimeOfFlightContrast 0018,9015 CS text code YES or NO
-EchoPlanarPulseSequence 0018,9018 CS text code YES or NO
-SteadyStatePulseSequence 0018,9017 CS text code NONE, FREE_PRECESSION, ...
-InversionTimes 0018,9079 FD numbers keep TI, ms, enhanced MR
-EffectiveEchoTime 0018,9082 FD number keep TE, ms, enhanced MR
-DiffusionBValue 0018,9087 FD number keep b-value, s/mm2
-DiffusionDirectionality 0018,9075 CS text code DIRECTIONAL, ISOTROPIC, NONE, BMATRIX
-TransmitterFrequency 0018,9098 FD number keep MHz, enhanced MR
-RFEchoTrainLength 0018,9240 US int keep 0 is a pure gradient echo
-GradientEchoTrainLength 0018,9241 US int keep gradient echoes per excitation
-ArterialSpinLabelingContrast 0018,9250 CS text code CONTINUOUS, PULSED, ...
-ComplexImageComponent 0008,9208 CS text code MAGNITUDE, PHASE, REAL, ...
-AcquisitionContrast 0008,9209 CS text code DIFFUSION, FLUID_ATTENUATED, T1, ...
-FrameType 0008,9007 CS texts code ImageType of one frame
-# time
-StudyDate 0008,0020 DA date date study date
-SeriesDate 0008,0021 DA date date series date
-AcquisitionDate 0008,0022 DA date date acquisition date
-StudyTime 0008,0030 TM time time study time, s
-SeriesTime 0008,0031 TM time time series time, s
-AcquisitionTime 0008,0032 TM time time acquisition time, s
-ContentTime 0008,0033 TM time time image time, s
-AcquisitionDateTime 0008,002A DT datetime date acquisition start
-InstanceCreationDate 0008,0012 DA date date date the file was made; newest wins
-InstanceCreationTime 0008,0013 TM time time time the file was made, s
-FrameAcquisitionDateTime 0018,9074 DT datetime date frame's acquisition start
-FrameReferenceDateTime 0018,9151 DT datetime date frame's reference time
-TemporalPositionIdentifier 0020,0100 IS int keep place in a time series
-NumberOfTemporalPositions 0020,0105 IS int keep prescribed time points
-TemporalResolution 0020,0110 DS number keep between time points, ms
-TemporalPositionIndex 0020,9128 UL int keep place in a time series, enhanced
-TriggerTime 0018,1060 DS number keep after the R wave, ms
-CardiacNumberOfImages 0018,1090 IS int keep images per cardiac cycle
-NominalCardiacTriggerDelayTime 0020,9153 FD number keep after the R wave, ms, enhanced
-# contrast agent
-ContrastBolusAgent 0018,0010 LO text text agent; NULL absent, '' empty
-ContrastBolusAgentSequence 0018,0012 SQ codes text coded agent
-ContrastBolusAdministrationRouteSequence 0018,0014 SQ codes text coded route
-ContrastBolusRoute 0018,1040 LO text text route: IV, oral, rectal
-ContrastBolusVolume 0018,1041 DS number keep ml
-ContrastBolusStartTime 0018,1042 TM time time bolus start, s
-ContrastBolusStopTime 0018,1043 TM time time bolus stop, s
-ContrastBolusTotalDose 0018,1044 DS number keep ml
-ContrastFlowRate 0018,1046 DS numbers keep ml/s
-ContrastFlowDuration 0018,1047 DS numbers keep s
-ContrastBolusIngredient 0018,1048 CS texts code IODINE, GADOLINIUM, BARIUM, ...
-ContrastBolusIngredientConcentration 0018,1049 DS number keep mg/ml
-RequestedContrastAgent 0032,1070 LO text text an intention only
-ContrastBolusAgentAdministered 0018,9342 CS text code YES or NO, enhanced
-ContrastBolusAgentDetected 0018,9343 CS text code YES or NO, enhanced
-ContrastBolusAgentPhase 0018,9344 CS text code PRE_CONTRAST, ARTERIAL, ..., enhanced
-# pixels
-SamplesPerPixel 0028,0002 US int keep 1 grey, 3 colour
-PhotometricInterpretation 0028,0004 CS text code MONOCHROME1 is inverted
-BitsAllocated 0028,0100 US int keep bits per sample in the file
-BitsStored 0028,0101 US int keep bits that count
-HighBit 0028,0102 US int keep the highest of them
-PixelRepresentation 0028,0103 US int keep 1 signed
-PixelPaddingValue 0028,0120 SS number keep stored value outside the image
-PixelPaddingRangeLimit 0028,0121 SS number keep other end of the padding range
-RescaleIntercept 0028,1052 DS number keep added after the slope
-RescaleSlope 0028,1053 DS number keep value per stored unit
-RescaleType 0028,1054 LO text text HU, US, ...
-LossyImageCompression 0028,2110 CS text code 01 was lossy
-BurnedInAnnotation 0028,0301 CS text code YES: text in the pixels
-RecognizableVisualFeatures 0028,0302 CS text code YES: a face
-# de-identification that was done before us
-PatientIdentityRemoved 0012,0062 CS text code YES or NO
-DeidentificationMethod 0012,0063 LO texts text words on the method
-DeidentificationMethodCodeSequence 0012,0064 SQ codes text coded method
-LongitudinalTemporalInformationModified 0028,0303 CS text code dates kept or shifted
-# vendors' own, found by private creator
-GEMS_ACQU_01_xx9C 0019,xx9C LO text text GE sequence name [GEMS_ACQU_01]
-GEMS_ACQU_01_xx9E 0019,xx9E LO text text GE internal sequence name [GEMS_ACQU_01]
-GEMS_ACQU_01_xx17 0019,xx17 SS numbers keep GE series plane; 256: 3-plane [GEMS_ACQU_01]
-GEMS_PARM_01_xx39 0043,xx39 IS numbers keep GE b-value first, mod 1e9 [GEMS_PARM_01]
-GEMS_RELA_01_xx4F 0021,xx4F SS numbers keep GE locations in acquisition [GEMS_RELA_01]
-SIEMENS_MR_HEADER_xx0A 0019,xx0A US numbers keep images in a mosaic [SIEMENS MR HEADER]
-SIEMENS_MR_HEADER_xx0C 0019,xx0C IS numbers keep b-value [SIEMENS MR HEADER]
-Philips_Imaging_DD_001_xx03 2001,xx03 FL numbers keep b-value [Philips Imaging DD 001]
-Philips_Imaging_DD_001_xx20 2001,xx20 LO text text scan technique [Philips Imaging DD 001]
-Image_Private_Header_xx09 0065,xx09 FD numbers keep UIH b-value [Image Private Header]
-Image_Private_Header_xx50 0065,xx50 DS numbers keep UIH tiles in a grid [Image Private Header]
-"""
-"""keyword, tag, VR, kind, phi, meaning, and [private creator]; the order is that of the columns."""
-
-
-def _read_attributes(lines: str) -> tuple[Attribute, ...]:
+def _read_attributes(path: Path) -> tuple[Attribute, ...]:
     found = []
-    for line in lines.strip().splitlines():
-        if line.startswith("#"):
-            continue
-        keyword, tag, vr, kind, phi, rest = line.split(" ", 5)
-        meaning, _, creator = rest.removesuffix("]").partition(" [")
-        number = int(tag.replace(",", "").replace("xx", "00"), 16)
-        found.append(Attribute(keyword, number, vr, kind, phi, meaning, creator))
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            number = int(row.pop("tag").replace(",", "").replace("xx", "00"), 16)
+            found.append(Attribute(tag=number, **row))
     return tuple(found)
 
 
-ATTRIBUTES = _read_attributes(_ATTRIBUTE_LINES)
+ATTRIBUTES = _read_attributes(SQL_DIR / "attributes.csv")
+"""The rows of sql/attributes.csv; their order is that of the columns of `instances`."""
+
+
+def _read_labels(path: Path) -> dict[str, dict[str, str]]:
+    labels: dict[str, dict[str, str]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            labels.setdefault(row["label"], {})[row["value"]] = row["meaning"]
+    return labels
+
+
+LABELS = _read_labels(SQL_DIR / "labels.csv")
+"""Label -> value -> meaning: the rows of sql/labels.csv, in their order."""
 
 FUNCTIONAL_GROUPS: frozenset[int] = frozenset(
     {
@@ -578,7 +433,7 @@ def describe() -> str:
     lines = [
         "# The lake's schema",
         "",
-        f"Version {SCHEMA_VERSION}. Printed by `python -m radnet_lake.schema`; edit schema.py.",
+        f"Version {SCHEMA_VERSION}. Printed by `make schema` out of schema.py and attributes.csv.",
         "",
         "Header columns carry the DICOM keyword. NULL is absent; of text, '' is present but empty;",
         "`empty_keywords`, `unparseable_keywords` and `multivalued_keywords` name the attributes",

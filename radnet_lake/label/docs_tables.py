@@ -48,9 +48,16 @@ def _list_lexicons(file: str) -> tuple[list[str], list[list[str]]]:
         languages, examples = found.setdefault(row["lexicon"], (set(), []))
         languages.add(row["language"])
         examples.append(row["matches"])
-    columns = ["lexicon", "languages", "rows", "for example"]
+    meanings = {row["lexicon"]: row["meaning"] for row in read_csv(schema.SQL_DIR / "lexicons.csv")}
+    columns = ["lexicon", "meaning", "languages", "rows", "for example"]
     return columns, [
-        [name, ", ".join(sorted(languages)), str(len(examples)), "; ".join(examples[:3])]
+        [
+            name,
+            meanings[name],
+            ", ".join(sorted(languages)),
+            str(len(examples)),
+            "; ".join(examples[:3]),
+        ]
         for name, (languages, examples) in found.items()
     ]
 

@@ -4,13 +4,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from radnet_lake import schema
 from radnet_lake.errors import SettingError
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.settings import SeriesSettings
 from radnet_lake.lake.views import connect
-
-LABELS = ("sequence", "view", "contrast", "coverage", "time_series")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,7 @@ def explain(config: ExplainConfig) -> str:
         )
     row = found.to_pylist()[0]
     lines = [f"series {row['SeriesInstanceUID']}", *_describe(row), ""]
-    for name in LABELS:
+    for name in schema.LABELS:
         lines += _explain_label(row, name, meanings)
     lines += ["", *_explain_exclusion(row, meanings)]
     lines += ["", f"rules {row['rule_set']}, mode {row['label_mode']}; sql/rules says more of each"]

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from radnet_lake import schema
 from radnet_lake.lake.log import Lake, Part
-from radnet_lake.lake.sql_files import read_csv
+from radnet_lake.lake.sql_files import create_constants, list_keywords
 from radnet_lake.lake.views import load_parts
 
 ROWS_PER_TASK = 2_500_000
@@ -109,7 +109,7 @@ class Plan:
 
 
 def make_version() -> str:
-    """A name for the SQL of the roll-up and its thresholds; rows of another version are made anew.
+    """A digest of the roll-up's SQL, thresholds and attributes; rows of another are made anew.
 
     It is the folder of the parts under rollup/.
     """
@@ -119,13 +119,12 @@ def make_version() -> str:
     named = set(re.findall(r"\b([a-z_]+)\(\)", "\n".join(texts)))
     lines = (schema.SQL_DIR / "thresholds.csv").read_text(encoding="utf-8").splitlines()
     used = [fields[:2] for fields in (line.split(",") for line in lines) if fields[0] in named]
-    return hashlib.sha256(repr((texts, used)).encode()).hexdigest()[:12]
+    return hashlib.sha256(repr((texts, used, list_keywords())).encode()).hexdigest()[:12]
 
 
 def create_own_macros(connection: duckdb.DuckDBPyConnection) -> None:
-    """The thresholds and macros that the roll-up uses, and make_version covers; no lexicons."""
-    for row in read_csv(schema.SQL_DIR / "thresholds.csv"):
-        connection.execute(f"create macro {row['name']}() as {float(row['value'])!r}")
+    """The macros that the roll-up uses, and make_version covers; no lexicons."""
+    create_constants(connection)
     for name in _MACROS:
         connection.execute((schema.SQL_DIR / name).read_text(encoding="utf-8"))
 

@@ -16,21 +16,10 @@ from typing import Any, NamedTuple, NoReturn
 import duckdb
 import pyarrow as pa
 
+from radnet_lake import schema
 from radnet_lake.errors import SettingError
 
-VALUES: dict[str, tuple[str, ...]] = {
-    "sequence": (
-        "CT", "T1-SE", "T2-SE", "T1-FLAIR", "T2-FLAIR", "STIR", "PD-SE", "GR", "EP", "DWI", "ADC",
-        "PERFUSION", "MRA", "FMRI", "SWI", "SPECTRO", "LOCALIZER", "DERIVED", "IR-OTHER", "OTHER",
-    ),
-    "view": ("axial", "coronal", "sagittal", "oblique"),
-    "contrast": ("true", "false"),
-    "coverage": (
-        "brain", "upper_head_neck", "lower_head_neck", "lung", "breast", "liver", "kidney",
-        "intestine", "pelvis",
-    ),
-    "time_series": ("true", "false"),
-}  # fmt: skip
+VALUES = {label: tuple(values) for label, values in schema.LABELS.items()}
 LABELS = tuple(VALUES)
 RULES, UNKNOWN, NONE = "rules", "unknown", "none"
 """In place of a value: back to the rules; cannot be told; none of the nine (coverage)."""

@@ -4,6 +4,9 @@
     sql/thresholds.csv        -> <name>(), rule.thresholds
     sql/rules/<label>.csv     -> rule.rules
     sql/<name>.csv            -> rule.<name>
+    sql/attributes.csv        -> agreed_keywords(), number_keywords(), ...: see list_keywords
+    sql/lexicons.csv          -> sequence_evidence(): columns of text.sequence
+    sql/labels.csv            -> label_names()
 
 A pattern that comes out of a column costs 400 times what a constant one does (measured on DuckDB
 2.0), so each lexicon becomes one macro with one constant pattern.
@@ -24,6 +27,7 @@ _TYPES = {
     "thresholds": "{'value': 'double'}",
     "rules": "{'rank': 'integer', 'version': 'integer'}",
     "regions": "{'region': 'varchar'}",
+    "labels": "{'value': 'varchar'}",
     "lexicon": "{'pattern': 'varchar'}",
     "classes": "{'index': 'integer'}",
     "collections": "{'patients': 'integer'}",
@@ -68,8 +72,15 @@ def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
     find_<lexicon>(text) is the first word found, or NULL; drop_<lexicon>(text) is the text without
     the words. text: as normalised for the lexicon's file. Raises LakeError naming the bad row.
     """
-    for row in read_csv(schema.SQL_DIR / "thresholds.csv"):
-        connection.execute(f"create or replace macro {row['name']}() as {float(row['value'])!r}")
+    create_constants(connection)
+    evidence = [
+        row["lexicon"]
+        for row in read_csv(schema.SQL_DIR / "lexicons.csv")
+        if row["is_sequence_evidence"] == "true"
+    ]
+    lists = {"sequence_evidence": evidence, "label_names": list(schema.LABELS)}
+    for name, texts in lists.items():
+        connection.execute(f"create or replace macro {name}() as {texts!r}")
     for path in sorted((schema.SQL_DIR / "lexicon").glob("*.csv")):
         for name, pattern in _join_patterns(path).items():
             quoted = "'" + pattern.replace("'", "''") + "'"
@@ -82,6 +93,30 @@ def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
                 f" regexp_replace(text, {quoted}, ' ', 'g')"
             )
     run_folder(connection, "0_macro")
+
+
+def create_constants(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make a macro without arguments of each threshold, and of each list of list_keywords."""
+    for row in read_csv(schema.SQL_DIR / "thresholds.csv"):
+        connection.execute(f"create or replace macro {row['name']}() as {float(row['value'])!r}")
+    for name, keywords in list_keywords().items():
+        connection.execute(f"create or replace macro {name}() as {keywords!r}")
+
+
+def list_keywords() -> dict[str, list[str] | str]:
+    """Macro name -> keywords that the roll-up reads in one columns(); see schema.Attribute."""
+    lists = ("texts", "numbers", "codes")
+    agreed = [a for a in schema.ATTRIBUTES if a.roll_up == "agreed"]
+    values = [a.keyword for a in schema.ATTRIBUTES if a.roll_up == "values"]
+    return {
+        "agreed_keywords": [a.keyword for a in agreed if a.kind not in lists],
+        "agreed_list_keywords": [a.keyword for a in agreed if a.kind in lists],
+        "number_keywords": [
+            a.keyword for a in schema.ATTRIBUTES if a.roll_up in ("number", "values")
+        ],
+        # A regular expression, because columns() renames by one only.
+        "values_keywords": f"^({'|'.join(values)})$",
+    }
 
 
 def _join_patterns(path: Path) -> dict[str, str]:

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from radnet_lake import schema
 from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.sql import run_sql
 from radnet_lake.lake.views import connect
-from radnet_lake.schema import VOLUME_REASONS
 from radnet_lake.settings import take_settings
 from radnet_lake.volume.frame import Frame, Stored
 from radnet_lake.volume.nifti import write_nifti
@@ -29,7 +29,6 @@ from radnet_lake.volume.resample import ResampleSettings
 from radnet_lake.volume.series_frames import stream_frames
 from radnet_lake.volume.volume import Prepared, Volume, order_frames, prepare_frames, read_volume_of
 
-LABELS = ("sequence", "view", "contrast", "coverage", "time_series")
 IMAGES = "not list_contains(exclusions, 'not_image')"
 PAGE_SERIES = 60
 MAX_SERIES = 6000
@@ -90,7 +89,9 @@ def show(config: ShowConfig) -> Iterator[str]:
             made = prepare_frames(frames, settings, strict=False)
             write_nifti(config.output, made.voxels, made.position_mm, made.steps_mm)
     except VolumeError as error:
-        raise VolumeError(error.reason, error.detail or VOLUME_REASONS[error.reason]) from None
+        raise VolumeError(
+            error.reason, error.detail or schema.VOLUME_REASONS[error.reason]
+        ) from None
     yield f"{config.output} is written"
 
 
@@ -154,7 +155,7 @@ def _say_used(frames: Sequence[Frame]) -> str:
     try:
         order_frames(frames, strict=True)
     except VolumeError as error:
-        meaning = VOLUME_REASONS[error.reason]
+        meaning = schema.VOLUME_REASONS[error.reason]
         return (
             f"read loosely, one frame a place, {used} of {len(frames)} frames:"
             f" preprocess makes no volume of it, {error.reason} ({meaning})"
@@ -172,7 +173,7 @@ def _read_labels(lake: Lake, condition: str) -> tuple[list[dict[str, Any]], dict
 
     None of a lake without labels. Raises SettingError for a wrong condition.
     """
-    columns = ", ".join(f'"{name}", {name}_rule' for name in LABELS)
+    columns = ", ".join(f'"{name}", {name}_rule' for name in schema.LABELS)
     with connect(lake.uri) as connection:
         if not connection.sql("from duckdb_views() where view_name = 'series'").fetchall():
             return [], {}
@@ -208,7 +209,7 @@ def _describe(lake: Lake, series: str) -> list[str]:
     lines.append(
         "   ".join(
             f"{name.replace('_', ' ')}: {_say(row[name])} [{row[f'{name}_rule'] or 'no rule'}]"
-            for name in LABELS
+            for name in schema.LABELS
         )
     )
     hits = [hit["rule"] for hit in row["exclusion_evidence"] or []]

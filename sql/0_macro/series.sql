@@ -46,24 +46,4 @@ list_has_any(string_split(image_type, '\'), ['MOSAIC', 'VFRAME']);
 create or replace macro distinct_values(x) as
 (list(distinct x order by x) filter (where x is not null))[1:max_values()::bigint];
 
-create or replace macro number_keywords() as
-[
-    'RepetitionTime',
-    'EchoTime',
-    'EffectiveEchoTime',
-    'InversionTime',
-    'FlipAngle',
-    'EchoTrainLength',
-    'RFEchoTrainLength',
-    'GradientEchoTrainLength',
-    'MagneticFieldStrength',
-    'ImagingFrequency',
-    'TransmitterFrequency',
-    'SliceThickness',
-    'SpacingBetweenSlices',
-    'GantryDetectorTilt',
-    'ReconstructionDiameter',
-    'NumberOfTemporalPositions',
-    'CardiacNumberOfImages',
-    'NumberOfAverages'
-];
+create or replace macro list_of_one(x) as if(x is null, [], [x]);

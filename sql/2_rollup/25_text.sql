@@ -1,17 +1,17 @@
 -- grain: one row per series
 -- meaning: what all rows agree on, NULL where they do not; what most are (SOPClassUID, Modality,
--- object_kind); sets of the words that list something
--- source: rollup.word; empty values and rows without the attribute contradict nobody
+-- object_kind); sets of the lists
+-- source: rollup.attribute_combination; empty values and rows without the attribute contradict nobody
 create view rollup.text as
 with kind as (
     select
-        w.SeriesInstanceUID,
-        w.SOPClassUID,
-        w.Modality,
-        w.object_kind,
-        sum(w.n_rows) as n_rows,
-    from rollup.word as w
-    where w.n > 1
+        c.SeriesInstanceUID,
+        c.SOPClassUID,
+        c.Modality,
+        c.object_kind,
+        sum(c.n_rows) as n_rows,
+    from rollup.attribute_combination as c
+    where c.n_combinations > 1
     group by all
 ),
 
@@ -29,32 +29,32 @@ main_kind as (
 agreed as (
     -- Most series say one thing; nothing is to be compared there.
     select
-        w.* exclude (
-            n, n_rows, image_type, flags, empty_keywords, unparseable_keywords, multivalued_keywords
+        c.* exclude (
+            n_combinations, n_rows, image_type, flags, empty_keywords, unparseable_keywords, multivalued_keywords
         ),
-        if(w.image_type <> '', [w.image_type], []) as image_types,
-        distinct_words([w.flags]) as flags,
-        distinct_words([w.empty_keywords]) as empty_keywords,
-        distinct_words([w.unparseable_keywords]) as unparseable_keywords,
-        distinct_words([w.multivalued_keywords]) as multivalued_keywords,
-        if(w.StudyInstanceUID <> '', 1, 0) as n_studies,
-        if(w.PatientID <> '', 1, 0) as n_patients,
-    from rollup.word as w
-    where w.n = 1
+        if(c.image_type <> '', [c.image_type], []) as image_types,
+        distinct_words([c.flags]) as flags,
+        distinct_words([c.empty_keywords]) as empty_keywords,
+        distinct_words([c.unparseable_keywords]) as unparseable_keywords,
+        distinct_words([c.multivalued_keywords]) as multivalued_keywords,
+        if(c.StudyInstanceUID <> '', 1, 0) as n_studies,
+        if(c.PatientID <> '', 1, 0) as n_patients,
+    from rollup.attribute_combination as c
+    where c.n_combinations = 1
     union all by name
     select
-        w.SeriesInstanceUID,
+        c.SeriesInstanceUID,
         min(k.SOPClassUID) as SOPClassUID,
         min(k.Modality) as Modality,
         min(k.object_kind) as object_kind,
         agreed(
             columns(
-                w.* exclude (
+                c.* exclude (
                     SeriesInstanceUID,
                     SOPClassUID,
                     Modality,
                     object_kind,
-                    n,
+                    n_combinations,
                     n_rows,
                     image_type,
                     flags,
@@ -64,19 +64,19 @@ agreed as (
                 )
             )
         ),
-        list(distinct w.image_type order by w.image_type) filter (where w.image_type <> '')
+        list(distinct c.image_type order by c.image_type) filter (where c.image_type <> '')
             as image_types,
-        distinct_words(list(w.flags)) as flags,
-        distinct_words(list(w.empty_keywords)) as empty_keywords,
-        distinct_words(list(w.unparseable_keywords)) as unparseable_keywords,
-        distinct_words(list(w.multivalued_keywords)) as multivalued_keywords,
-        count(distinct nullif(w.StudyInstanceUID, '')) as n_studies,
-        count(distinct if(w.PatientID <> '', hash(w.PatientID, w.IssuerOfPatientID), null))
+        distinct_words(list(c.flags)) as flags,
+        distinct_words(list(c.empty_keywords)) as empty_keywords,
+        distinct_words(list(c.unparseable_keywords)) as unparseable_keywords,
+        distinct_words(list(c.multivalued_keywords)) as multivalued_keywords,
+        count(distinct nullif(c.StudyInstanceUID, '')) as n_studies,
+        count(distinct if(c.PatientID <> '', hash(c.PatientID, c.IssuerOfPatientID), null))
             as n_patients,
-    from rollup.word as w
-    inner join main_kind as k on w.SeriesInstanceUID = k.SeriesInstanceUID
-    where w.n > 1
-    group by w.SeriesInstanceUID
+    from rollup.attribute_combination as c
+    inner join main_kind as k on c.SeriesInstanceUID = k.SeriesInstanceUID
+    where c.n_combinations > 1
+    group by c.SeriesInstanceUID
 )
 
 select

@@ -1,16 +1,16 @@
--- grain: one row per series whose rows do not all say the same words
--- meaning: keywords that say something somewhere, and those of them that say several things
--- source: rollup.word, rollup.measure
+-- grain: one row per series with more than one combination of series-level attributes
+-- meaning: valued_keywords: those with a value in some frame; varying_keywords: those with several
+-- source: rollup.attribute_combination, rollup.measure
 create view rollup.several as
-with said as (
+with stated as (
     unpivot (
         select
-            w.SeriesInstanceUID,
-            columns(w.* exclude (SeriesInstanceUID, n, n_rows, image_type))::text,
-        from rollup.word as w
-        where w.n > 1
+            c.SeriesInstanceUID,
+            columns(c.* exclude (SeriesInstanceUID, n_combinations, n_rows, image_type))::text,
+        from rollup.attribute_combination as c
+        where c.n_combinations > 1
     )
-    on columns(* exclude (SeriesInstanceUID)) into name keyword value said
+    on columns(* exclude (SeriesInstanceUID)) into name keyword value stated
 ),
 
 numbers as (
@@ -19,19 +19,19 @@ numbers as (
             m.SeriesInstanceUID,
             columns(number_keywords())['greatest']::text,
         from rollup.measure as m
-        semi join said on m.SeriesInstanceUID = said.SeriesInstanceUID
+        semi join stated on m.SeriesInstanceUID = stated.SeriesInstanceUID
     )
-    on columns(* exclude (SeriesInstanceUID)) into name keyword value said
+    on columns(* exclude (SeriesInstanceUID)) into name keyword value stated
 ),
 
 keyword as (
     select
         a.SeriesInstanceUID,
         a.keyword,
-        count(distinct a.said) as n,
-    from said as a
+        count(distinct a.stated) as n,
+    from stated as a
     where
-        not is_void(a.said)
+        not is_void(a.stated)
         and a.keyword not in (
             'flags', 'empty_keywords', 'unparseable_keywords', 'multivalued_keywords'
         )

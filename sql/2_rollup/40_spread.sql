@@ -22,10 +22,7 @@ unsteady as (
 select
     p.SeriesInstanceUID,
     agreed_number(columns(number_keywords())),
-    distinct_values(p.RepetitionTime) as RepetitionTime_values,
-    distinct_values(p.EchoTime) as EchoTime_values,
-    distinct_values(p.InversionTime) as InversionTime_values,
-    distinct_values(p.FlipAngle) as FlipAngle_values,
+    distinct_values(columns(values_keywords())) as "\0_values", -- noqa: RF05
     distinct_values(p.b) as b_values,
 from frame.plane as p
 semi join unsteady as u on p.SeriesInstanceUID = u.SeriesInstanceUID

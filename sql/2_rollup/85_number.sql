@@ -37,11 +37,8 @@ varying as (
 
 select
     s.* exclude (b),
-    if(s.RepetitionTime is null, [], [s.RepetitionTime]) as RepetitionTime_values,
-    if(s.EchoTime is null, [], [s.EchoTime]) as EchoTime_values,
-    if(s.InversionTime is null, [], [s.InversionTime]) as InversionTime_values,
-    if(s.FlipAngle is null, [], [s.FlipAngle]) as FlipAngle_values,
-    if(s.b is null, [], [s.b]) as b_values,
+    list_of_one(columns(values_keywords())) as "\0_values", -- noqa: RF05
+    list_of_one(s.b) as b_values,
     [] as varying_numbers,
 from steady as s
 union all by name

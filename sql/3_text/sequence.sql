@@ -66,15 +66,16 @@ found as (
             )
         ) as stem,
     from normal
+),
+
+first_found as (
+    select
+        *,
+        coalesce(*columns(sequence_evidence())) as first_evidence,
+    from found
 )
 
 select
-    *,
-    coalesce(
-        scout, mr_scout, calibration, adc_map, perfusion_map, mr_derived, derived_image,
-        projection, diffusion, functional, perfusion, dynamic, cine, angiography, spectroscopy,
-        elastography, susceptibility, stir, tirm, flair, plain_ir, double_inversion, gradient,
-        dixon, spin_echo, turbo_spin_echo, single_shot, echo_planar, weight_t1, weight_t2,
-        proton_density, reformat
-    ) is not null as is_telling,
-from found;
+    * exclude (first_evidence),
+    first_evidence is not null as is_evidence,
+from first_found;

@@ -6,7 +6,7 @@ with told as (
     -- A protocol's name speaks where the description holds no word that we know.
     select
         s.SeriesInstanceUID,
-        coalesce(d.is_telling, false) or not coalesce(p.is_telling, false) as is_described,
+        coalesce(d.is_evidence, false) or not coalesce(p.is_evidence, false) as is_described,
         if(is_described, 'SeriesDescription', 'ProtocolName') as said_in,
         if(is_described, s.SeriesDescription, s.ProtocolName) as said,
     from stage.series as s

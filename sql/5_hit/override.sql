@@ -31,7 +31,7 @@ matched as (
 
 meant as (
     unpivot matched
-    on sequence, view, contrast, coverage, time_series
+    on columns(label_names())
     into name label value says
 ),
 
@@ -109,60 +109,10 @@ protocol as (
     from answer
 )
 
-select SeriesInstanceUID, 'SITE-SERIES-SEQUENCE' as rule_id, value, evidence
-from person
-where label = 'sequence'
-
-union all
-
-select SeriesInstanceUID, 'SITE-SERIES-VIEW' as rule_id, value, evidence
-from person
-where label = 'view'
-
-union all
-
-select SeriesInstanceUID, 'SITE-SERIES-CONTRAST' as rule_id, value, evidence
-from person
-where label = 'contrast'
-
-union all
-
-select SeriesInstanceUID, 'SITE-SERIES-COVERAGE' as rule_id, value, evidence
-from person
-where label = 'coverage'
-
-union all
-
-select SeriesInstanceUID, 'SITE-SERIES-TIME' as rule_id, value, evidence
-from person
-where label = 'time_series'
-
-union all
-
-select SeriesInstanceUID, 'SITE-PROTOCOL-SEQUENCE' as rule_id, value, evidence
-from protocol
-where label = 'sequence'
-
-union all
-
-select SeriesInstanceUID, 'SITE-PROTOCOL-VIEW' as rule_id, value, evidence
-from protocol
-where label = 'view'
-
-union all
-
-select SeriesInstanceUID, 'SITE-PROTOCOL-CONTRAST' as rule_id, value, evidence
-from protocol
-where label = 'contrast'
-
-union all
-
-select SeriesInstanceUID, 'SITE-PROTOCOL-COVERAGE' as rule_id, value, evidence
-from protocol
-where label = 'coverage'
-
-union all
-
-select SeriesInstanceUID, 'SITE-PROTOCOL-TIME' as rule_id, value, evidence
-from protocol
-where label = 'time_series';
+select p.SeriesInstanceUID, r.rule_id, p.value, p.evidence
+from person as p
+inner join rule.rules as r on p.label = r.label and starts_with(r.rule_id, 'SITE-SERIES-')
+union all by name
+select p.SeriesInstanceUID, r.rule_id, p.value, p.evidence
+from protocol as p
+inner join rule.rules as r on p.label = r.label and starts_with(r.rule_id, 'SITE-PROTOCOL-');

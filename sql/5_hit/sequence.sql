@@ -96,7 +96,7 @@ select
     SeriesInstanceUID, 'SEQ-SCOUT-FLASH', 'LOCALIZER',
     json_object('SequenceName', sequence_name, 'slice_count', slice_count)
 from mr
-where flash_scout is not null and is_telling is not true and slice_count < flash_scout_locations()
+where flash_scout is not null and is_evidence is not true and slice_count < flash_scout_locations()
 union all
 select SeriesInstanceUID, 'SEQ-CALIBRATION-WORD', 'GR', told(said_in, said, calibration)
 from mr

@@ -96,7 +96,7 @@ union all
 select SeriesInstanceUID, 'TIM-SINGLE', 'false', json_object(said_in, said)
 from images
 where
-    is_ct or is_telling or coalesce(single_phase, three_d, family, numbers_family) is not null
+    is_ct or is_evidence or coalesce(single_phase, three_d, family, numbers_family) is not null
 union all
 select i.SeriesInstanceUID, 'TIM-UNTOLD', 'false', json_object(i.said_in, i.said)
 from images as i

@@ -92,7 +92,7 @@ fired as (
     union all
     select SeriesInstanceUID, 'EXC-SPACING', format('{:.2f} mm', effective_spacing_mm)
     from image
-    where effective_spacing_mm > max_effective_spacing_mm() + 1e-6
+    where effective_spacing_mm > max_effective_spacing_mm() + rounding_mm()
 
     union all
     select

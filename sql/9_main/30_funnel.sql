@@ -66,8 +66,9 @@ select
     t.meaning,
     coalesce(sum(c.n) filter (c.excluded_at = t.step), 0)::bigint as first_hit,
     coalesce(sum(c.n) filter (list_contains(c.exclusions, t.reason)), 0)::bigint as marginal,
-    coalesce(sum(c.n) filter (coalesce(c.excluded_at, 999) > t.step), 0)::bigint as remaining,
-    count(distinct c.PatientID) filter (coalesce(c.excluded_at, 999) > t.step)
+    coalesce(sum(c.n) filter (not coalesce(c.excluded_at <= t.step, false)), 0)::bigint
+        as remaining,
+    count(distinct c.PatientID) filter (not coalesce(c.excluded_at <= t.step, false))
         as remaining_patients,
     coalesce(sum(c.n) filter (c.excluded_at = t.step and c.is_salvageable), 0)::bigint
         as salvageable,

@@ -1,16 +1,24 @@
--- grain: one row per series with a value that no label has
-select SeriesInstanceUID
-from labelled.series
-where
-    sequence not in (
-        'CT', 'T1-SE', 'T2-SE', 'T1-FLAIR', 'T2-FLAIR', 'STIR', 'PD-SE', 'GR', 'EP', 'DWI', 'ADC',
-        'PERFUSION', 'MRA', 'FMRI', 'SWI', 'SPECTRO', 'LOCALIZER', 'DERIVED', 'IR-OTHER', 'OTHER'
+-- grain: one row per series, label and value that sql/labels.csv does not list
+with stated as (
+    unpivot (
+        select
+            SeriesInstanceUID,
+            columns(label_names())::varchar,
+        from labelled.series
     )
-    or "view" not in ('axial', 'coronal', 'sagittal', 'oblique')
-    or not list_has_all(
-        [
-            'brain', 'upper_head_neck', 'lower_head_neck', 'lung', 'breast', 'liver', 'kidney',
-            'intestine', 'pelvis'
-        ],
-        coalesce(coverage, [])
-    );
+    on columns(label_names()) into name label value texts
+),
+
+-- A list of values is written as [brain, lung].
+single as (
+    select
+        SeriesInstanceUID,
+        label,
+        unnest(string_split(trim(texts, '[]'), ', ')) as value,
+    from stated
+)
+
+select s.SeriesInstanceUID, s.label, s.value
+from single as s
+anti join rule.labels as l on s.label = l.label and s.value = l.value
+where s.value <> '';

@@ -23,7 +23,6 @@ from radnet_lake.label import label
 from radnet_lake.lake import sql_files
 
 CASES = Path(__file__).parent.parent / "cases"
-LABELS = ("sequence", "view", "contrast", "coverage", "time_series")
 
 
 def read_cases(name: str) -> list[dict[str, str]]:
@@ -53,7 +52,7 @@ def decided(rollup_columns: pa.Schema) -> Iterator[dict[str, duckdb.DuckDBPyConn
     """mode -> a connection with the cases of all labels decided."""
     cases = [
         case | {"uid": f"{name} {number}"}
-        for name in LABELS
+        for name in schema.LABELS
         for number, case in enumerate(read_cases(name))
     ]
     made = {mode: decide(cases, mode, rollup_columns) for mode in label.MODES}
@@ -62,7 +61,7 @@ def decided(rollup_columns: pa.Schema) -> Iterator[dict[str, duckdb.DuckDBPyConn
         connection.close()
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", schema.LABELS)
 def test_every_case_is_decided_as_the_table_says(
     decided: dict[str, duckdb.DuckDBPyConnection], name: str
 ) -> None:
@@ -76,7 +75,7 @@ def test_every_case_is_decided_as_the_table_says(
     assert not wrong
 
 
-@pytest.mark.parametrize("name", LABELS)
+@pytest.mark.parametrize("name", schema.LABELS)
 def test_every_rule_decides_a_case_and_is_missed_when_switched_off(
     decided: dict[str, duckdb.DuckDBPyConnection], name: str
 ) -> None:
