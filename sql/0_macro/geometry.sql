@@ -53,9 +53,9 @@ and abs(a[2] - b[2]) <= pixel_spacing_tolerance() * b[2];
 create or replace macro gap_tolerance(mean) as
 greatest(gap_share() * mean, gap_tolerance_mm());
 
--- Ways that frames lie, as rollup.stack has them: fit on each other within tolerance.
+-- Of two rows of rollup.stack_orientation: their frames lie on one grid within tolerance.
 create or replace macro is_same_stack(a, b) as
-a.space = b.space and a.matrix = b.matrix
+a.frame_of_reference = b.frame_of_reference and a.matrix = b.matrix
 and is_same_orientation(a.o, b.o) and is_same_spacing(a.s, b.s);
 
 create or replace macro hypotenuse(x, y) as sqrt(x * x + y * y);

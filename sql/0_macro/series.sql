@@ -27,7 +27,7 @@ greatest_x - least_x <= agreement_share() * greatest(abs(least_x), abs(greatest_
 create or replace macro b_value(standard, siemens, philips, uih, ge) as
 coalesce(standard, siemens[1], philips[1], uih[1], fmod(ge[1], ge_b_value_offset()));
 
-create or replace macro distinct_words(lists) as
+create or replace macro distinct_texts(lists) as
 coalesce(
     list_sort(list_distinct(flatten(list_filter(lists, lambda l: l is not null)))), []::varchar[]
 );

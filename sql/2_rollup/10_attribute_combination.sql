@@ -1,7 +1,7 @@
 -- grain: one row per series and distinct combination of its series-level attributes
--- meaning: the attributes that should be the same in all frames of a series (attributes.csv, roll_up
--- agreed) and what the harvest noted of its files; image_type as the file has it; n_rows: frames
--- of the combination; n_combinations: of the series
+-- meaning: the attributes that should be the same in all frames of a series (attributes.csv,
+-- roll_up agreed) and what the harvest noted of its files; image_type as the file has it;
+-- n_rows: frames of the combination; n_combinations: of the series
 -- source: frame.live; grouped by a hash, because that is far cheaper than comparing every column:
 -- any row of a group may represent it; lists go into one struct, because first() of a list is slow
 create view rollup.attribute_combination as

@@ -9,9 +9,9 @@ with main_stack as (
         count(*) over series as n_stacks,
         count(*) filter (where l.slice_count >= min_slices()) over series as n_deep_stacks,
         sum(l.stack_frames) over series as n_kept,
-        bool_or(l.has_copies) over series as any_copies,
+        bool_or(l.has_duplicates) over series as any_duplicates,
         bool_or(l.has_contradiction) over series as any_contradiction,
-    from rollup.line as l
+    from rollup.stack_geometry as l
     window series as (partition by l.SeriesInstanceUID)
     qualify
         row_number() over (
@@ -24,8 +24,8 @@ other as (
     select
         s.SeriesInstanceUID,
         bool_or(s.is_other_orientation) as is_mixed_orientation,
-        bool_or(s.is_other_space) as is_mixed_space,
-    from rollup.stack as s
+        bool_or(s.is_other_frame_of_reference) as is_mixed_frame_of_reference,
+    from rollup.stack_orientation as s
     group by s.SeriesInstanceUID
 ),
 
@@ -38,18 +38,21 @@ grid as (
         arg_min(t.PixelSpacing, t.content) as PixelSpacing,
         min(t."Rows") as "Rows",
         min(t."Columns") as "Columns",
-    from rollup.placed as t
-    inner join rollup.stack as k on t.SeriesInstanceUID = k.SeriesInstanceUID and t.way = k.way
+    from rollup.distinct_frame as t
+    inner join rollup.stack_orientation as k
+        on
+            t.SeriesInstanceUID = k.SeriesInstanceUID
+            and t.orientation_key = k.orientation_key
     where k.rank = k.stack
     group by k.SeriesInstanceUID, k.stack
 ),
 
-tally as (
+frame_count as (
     select
         t.SeriesInstanceUID,
         count(*) filter (where t.is_image) as n_images,
         count(*) filter (where t.is_image and not t.is_valid) as n_invalid_frames,
-    from rollup.tangled as t
+    from rollup.irregular_frame as t
     group by t.SeriesInstanceUID
 ),
 
@@ -61,7 +64,7 @@ part as (
             t.SeriesInstanceUID,
             max(t.InConcatenationTotalNumber) as n_due,
             count(distinct t.InConcatenationNumber) as n_found,
-        from rollup.tangled as t
+        from rollup.irregular_frame as t
         where t.InConcatenationTotalNumber is not null
         group by t.SeriesInstanceUID, t.ConcatenationUID
     ) as q
@@ -74,12 +77,12 @@ fact as (
         1 as n_stacks,
         1 as repeats_min,
         1 as repeats_max,
-    from rollup.plain as s
+    from rollup.simple_stack as s
     union all by name
     select
-        l.* exclude (stack, has_copies, has_contradiction),
+        l.* exclude (stack, has_duplicates, has_contradiction),
         o.is_mixed_orientation,
-        o.is_mixed_space,
+        o.is_mixed_frame_of_reference,
         g.ImageOrientationPatient,
         g.PixelSpacing,
         g."Rows",
@@ -142,13 +145,13 @@ judged as (
                 then 'invalid_position'
             when f.n_stacks = 1 then stack_geometry
             when f.is_mixed_orientation then 'mixed_orientation'
-            when f.is_mixed_space then 'mixed_frame_of_reference'
+            when f.is_mixed_frame_of_reference then 'mixed_frame_of_reference'
             else 'mixed_matrix'
         end as geometry,
-    from rollup.measure as m
-    inner join rollup.text as t on m.SeriesInstanceUID = t.SeriesInstanceUID
+    from rollup.frame_statistics as m
+    inner join rollup.agreed_attribute as t on m.SeriesInstanceUID = t.SeriesInstanceUID
     left join multiple as f on m.SeriesInstanceUID = f.SeriesInstanceUID
-    left join tally as y on m.SeriesInstanceUID = y.SeriesInstanceUID
+    left join frame_count as y on m.SeriesInstanceUID = y.SeriesInstanceUID
     left join part as p on m.SeriesInstanceUID = p.SeriesInstanceUID
 )
 
@@ -161,14 +164,14 @@ select
         is_even,
         is_multiple,
         is_mixed_orientation,
-        is_mixed_space,
+        is_mixed_frame_of_reference,
         stack_geometry,
         n_deep_stacks,
         n_kept
     )
     replace (
         coalesce(j.n_stacks, 0) as n_stacks,
-        coalesce(j.repeat_kind, if(j.any_copies, 'copies', null)) as repeat_kind
+        coalesce(j.repeat_kind, if(j.any_duplicates, 'copies', null)) as repeat_kind
     ),
     case
         when j.is_even then 0

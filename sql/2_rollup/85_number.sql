@@ -1,17 +1,17 @@
 -- grain: one row per series
--- meaning: the number that its rows agree on within agreement_share, and the values that it takes
--- source: rollup.measure, rollup.spread
+-- meaning: each number where all frames agree within agreement_share, and its distinct values
+-- source: rollup.frame_statistics, rollup.varying_number
 create view rollup.number as
-with steady as (
+with constant as (
     select
         m.SeriesInstanceUID,
         columns(number_keywords())['least'],
         m.b['least'] as b,
-    from rollup.measure as m
-    anti join rollup.spread as s on m.SeriesInstanceUID = s.SeriesInstanceUID
+    from rollup.frame_statistics as m
+    anti join rollup.varying_number as s on m.SeriesInstanceUID = s.SeriesInstanceUID
 ),
 
-far as (
+not_close as (
     unpivot (
         select
             m.SeriesInstanceUID,
@@ -21,8 +21,8 @@ far as (
                 ),
                 true
             ),
-        from rollup.measure as m
-        semi join rollup.spread as s on m.SeriesInstanceUID = s.SeriesInstanceUID
+        from rollup.frame_statistics as m
+        semi join rollup.varying_number as s on m.SeriesInstanceUID = s.SeriesInstanceUID
     )
     on columns(* exclude (SeriesInstanceUID)) into name keyword value is_close
 ),
@@ -31,7 +31,7 @@ varying as (
     select
         f.SeriesInstanceUID,
         list(f.keyword order by f.keyword) as varying_numbers,
-    from far as f
+    from not_close as f
     group by f.SeriesInstanceUID
 )
 
@@ -40,10 +40,10 @@ select
     list_of_one(columns(values_keywords())) as "\0_values", -- noqa: RF05
     list_of_one(s.b) as b_values,
     [] as varying_numbers,
-from steady as s
+from constant as s
 union all by name
 select
     s.*,
     coalesce(v.varying_numbers, []) as varying_numbers,
-from rollup.spread as s
+from rollup.varying_number as s
 left join varying as v on s.SeriesInstanceUID = v.SeriesInstanceUID;

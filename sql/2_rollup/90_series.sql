@@ -1,6 +1,7 @@
 -- grain: one row per series, included or not
--- meaning: what the instances of a series say together; stored, so that labels read one row each
--- source: rollup.text, rollup.several, rollup.measure, rollup.number, rollup.geometry
+-- meaning: what its instances agree on, and its geometry; stored, so that labelling reads one row
+-- source: rollup.agreed_attribute, rollup.varying_keyword, rollup.frame_statistics, rollup.number,
+-- rollup.geometry
 create view rollup.series as
 select
     t.* replace (
@@ -14,7 +15,7 @@ select
             t.flags
             || if(starts_with(t.SeriesInstanceUID, 'no-uid/'), ['no_series_uid'], [])
             || if(g.any_contradiction, ['uid_conflict'], [])
-            || if(g.any_copies, ['copies'], [])
+            || if(g.any_duplicates, ['copies'], [])
         ) as flags
     ),
     list_sort(coalesce(s.varying_keywords, []) || n.varying_numbers) as varying_keywords,
@@ -24,11 +25,11 @@ select
     m.acquisition_start_s,
     m.acquisition_end_s,
     n.* exclude (SeriesInstanceUID, varying_numbers),
-    g.* exclude (SeriesInstanceUID, any_contradiction, any_copies),
+    g.* exclude (SeriesInstanceUID, any_contradiction, any_duplicates),
     g.salvage is not null as is_salvageable,
     coalesce(list_bool_or(list_transform(t.image_types, lambda i: is_tiled(i))), false) as mosaic,
-from rollup.text as t
-inner join rollup.measure as m on t.SeriesInstanceUID = m.SeriesInstanceUID
+from rollup.agreed_attribute as t
+inner join rollup.frame_statistics as m on t.SeriesInstanceUID = m.SeriesInstanceUID
 inner join rollup.number as n on t.SeriesInstanceUID = n.SeriesInstanceUID
 inner join rollup.geometry as g on t.SeriesInstanceUID = g.SeriesInstanceUID
-left join rollup.several as s on t.SeriesInstanceUID = s.SeriesInstanceUID;
+left join rollup.varying_keyword as s on t.SeriesInstanceUID = s.SeriesInstanceUID;

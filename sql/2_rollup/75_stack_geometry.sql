@@ -1,7 +1,7 @@
--- grain: one row per series and stack of rollup.tangled
--- meaning: the gaps between its locations, and the line through them
--- source: rollup.location
-create view rollup.line as
+-- grain: one row per series and stack of rollup.irregular_frame
+-- meaning: the gaps between its locations, and the straight line through them
+-- source: rollup.slice_location
+create view rollup.stack_geometry as
 with gap as (
     select
         l.*,
@@ -11,7 +11,7 @@ with gap as (
         avg(l.u) over whole as u_mean,
         avg(l.v) over whole as v_mean,
         avg(l.d) over whole as d_mean,
-    from rollup.location as l
+    from rollup.slice_location as l
     window
         along as (partition by l.SeriesInstanceUID, l.stack order by l.d),
         whole as (partition by l.SeriesInstanceUID, l.stack)
@@ -40,23 +40,23 @@ select
     max(g.repeats) as repeats_max,
     arg_min(g.position, g.d) as first_position,
     arg_max(g.position, g.d) as last_position,
-    bool_or(g.has_copies) as has_copies,
+    bool_or(g.has_duplicates) as has_duplicates,
     bool_or(g.has_contradiction) as has_contradiction,
     case
         when max(g.repeats) = 1 then null
         when bool_or(g.is_diffusion) filter (where g.repeats > 1) then 'diffusion'
         when bool_or(g.varies_time_point) then 'temporal'
-        when bool_and(g.is_told_by_physics) filter (where g.repeats > 1)
+        when bool_and(g.differs_by_physics) filter (where g.repeats > 1)
             then
                 case
                     when bool_or(g.varies_echo) then 'multi_echo'
                     when bool_or(g.varies_preparation) then 'mapping'
                     else 'component'
                 end
-        when bool_and(g.is_told_by_stack_id) filter (where g.repeats > 1) then 'multi_stack'
+        when bool_and(g.differs_by_stack_id) filter (where g.repeats > 1) then 'multi_stack'
         when
             bool_or(g.is_ct)
-            and bool_and(g.is_told_by_acquisition) filter (where g.repeats > 1)
+            and bool_and(g.differs_by_acquisition) filter (where g.repeats > 1)
             and max(g.repeats) < min_time_points()
             then 'ct_two_acquisitions'
         when bool_or(g.varies_trigger) or bool_or(g.has_cardiac_phases) then 'cine'

@@ -1,8 +1,8 @@
 -- grain: one row per series
--- meaning: sums, least and greatest of each number, and its frames seen as one plain stack
--- sample: what all frames are like if they share a grid; gaps: between neighbours, NULL if even
+-- meaning: counts of its frames, least and greatest of each number, its frames seen as one stack;
+-- any_frame: what all frames share if they are on one grid; gaps: between neighbours, NULL if even
 -- source: frame.plane; DICOM PS3.3 C.7.6.2
-create view rollup.measure as
+create view rollup.frame_statistics as
 with total as (
     select
         p.SeriesInstanceUID,
@@ -31,7 +31,7 @@ with total as (
                 'Columns': p."Columns"
             },
             0
-        ) as sample,
+        ) as any_frame,
         list_sort(list(p.d)) as ds,
         count(p.d) as n_distances,
         hypotenuse(max(p.u) - min(p.u), max(p.v) - min(p.v)) as drift_mm,

@@ -1,13 +1,13 @@
--- grain: one row per series whose frames form one stack, one frame a location, on a straight line
--- meaning: the gaps between its locations; all other series go the long way over rollup.tangled
--- source: rollup.measure; the same numbers as rollup.line, at a tenth of the cost
-create view rollup.plain as
+-- grain: one row per series whose frames form one stack: one frame per location, on a straight line
+-- meaning: the gaps between its locations; all other series are computed by rollup.irregular_frame
+-- source: rollup.frame_statistics; equal to rollup.stack_geometry, at a tenth of the cost
+create view rollup.simple_stack as
 with checked as (
     select
         m.*,
-        m.sample['ImageOrientationPatient'] as o,
+        m.any_frame['ImageOrientationPatient'] as o,
         m.last_mm - m.first_mm as span_mm,
-    from rollup.measure as m
+    from rollup.frame_statistics as m
     where
         m.is_one_grid
         and m.n_distances = m.n_frames
@@ -15,13 +15,13 @@ with checked as (
         and isfinite(m.last_mm)
         and m.n_parts is null
         and m.drift_mm < straight_mm()
-        and m.sample['object_kind'] = 'image'
+        and m.any_frame['object_kind'] = 'image'
         and is_plane(
-            m.sample['ImageOrientationPatient'],
-            m.sample['ImagePositionPatient'],
-            m.sample['PixelSpacing'],
-            m.sample['Rows'],
-            m.sample['Columns']
+            m.any_frame['ImageOrientationPatient'],
+            m.any_frame['ImagePositionPatient'],
+            m.any_frame['PixelSpacing'],
+            m.any_frame['Rows'],
+            m.any_frame['Columns']
         )
 )
 
@@ -42,9 +42,9 @@ select
     c.first_position,
     c.last_position,
     c.o as ImageOrientationPatient,
-    c.sample['PixelSpacing'] as PixelSpacing,
-    c.sample['Rows'] as "Rows",
-    c.sample['Columns'] as "Columns",
+    c.any_frame['PixelSpacing'] as PixelSpacing,
+    c.any_frame['Rows'] as "Rows",
+    c.any_frame['Columns'] as "Columns",
 from checked as c
 where
     c.n_frames = 1

@@ -1,10 +1,10 @@
--- grain: one row per series in which a number takes several values
--- meaning: what they agree on, and which values there are
--- source: frame.plane; the others have the value that rollup.measure has
-create view rollup.spread as
-with steady as (
+-- grain: one row per series in which a number has several values
+-- meaning: the value that its frames agree on within a tolerance, else NULL; the distinct values
+-- source: frame.plane; other series have the value of rollup.frame_statistics
+create view rollup.varying_number as
+with constant as (
     select m.SeriesInstanceUID
-    from rollup.measure as m
+    from rollup.frame_statistics as m
     where
         coalesce(m.b['least'] = m.b['greatest'], true)
         -- All of them: columns() in a condition is joined by AND.
@@ -13,10 +13,10 @@ with steady as (
         )
 ),
 
-unsteady as (
+varying as (
     select m.SeriesInstanceUID
-    from rollup.measure as m
-    anti join steady as s on m.SeriesInstanceUID = s.SeriesInstanceUID
+    from rollup.frame_statistics as m
+    anti join constant as s on m.SeriesInstanceUID = s.SeriesInstanceUID
 )
 
 select
@@ -25,5 +25,5 @@ select
     distinct_values(columns(values_keywords())) as "\0_values", -- noqa: RF05
     distinct_values(p.b) as b_values,
 from frame.plane as p
-semi join unsteady as u on p.SeriesInstanceUID = u.SeriesInstanceUID
+semi join varying as u on p.SeriesInstanceUID = u.SeriesInstanceUID
 group by p.SeriesInstanceUID;

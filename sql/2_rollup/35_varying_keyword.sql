@@ -1,7 +1,7 @@
 -- grain: one row per series with more than one combination of series-level attributes
--- meaning: valued_keywords: those with a value in some frame; varying_keywords: those with several
--- source: rollup.attribute_combination, rollup.measure
-create view rollup.several as
+-- meaning: valued_keywords: with a value in some frame; varying_keywords: with several values
+-- source: rollup.attribute_combination, rollup.frame_statistics
+create view rollup.varying_keyword as
 with stated as (
     unpivot (
         select
@@ -18,7 +18,7 @@ numbers as (
         select
             m.SeriesInstanceUID,
             columns(number_keywords())['greatest']::text,
-        from rollup.measure as m
+        from rollup.frame_statistics as m
         semi join stated on m.SeriesInstanceUID = stated.SeriesInstanceUID
     )
     on columns(* exclude (SeriesInstanceUID)) into name keyword value stated

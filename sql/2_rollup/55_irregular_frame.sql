@@ -1,12 +1,12 @@
--- grain: one row per frame of a series that is not in rollup.plain
--- meaning: where it lies and what may tell it from other frames there; content: equal where two
--- frames say the same; space, matrix: what frames of one stack share
--- source: frame.live; content is told apart after the join, for few series come here
-create view rollup.tangled as
+-- grain: one row per frame of a series that is not in rollup.simple_stack
+-- meaning: its position, and what distinguishes it from other frames there; content: equal where
+-- two frames have equal attributes; frame_of_reference, matrix: what the frames of one stack share
+-- source: frame.live; content is hashed after the join, because few series come here
+create view rollup.irregular_frame as
 with rest as (
     select m.SeriesInstanceUID
-    from rollup.measure as m
-    anti join rollup.plain as s on m.SeriesInstanceUID = s.SeriesInstanceUID
+    from rollup.frame_statistics as m
+    anti join rollup.simple_stack as s on m.SeriesInstanceUID = s.SeriesInstanceUID
 )
 
 select
@@ -44,7 +44,7 @@ select
         p.GEMS_PARM_01_xx39
     ) as b,
     nullif(p.SOPInstanceUID, '') as SOPInstanceUID,
-    nullif(p.FrameOfReferenceUID, '') as space,
+    nullif(p.FrameOfReferenceUID, '') as frame_of_reference,
     coalesce(p.frame_number, 1) as frame_number,
     coalesce(p.EffectiveEchoTime, p.EchoTime) as EchoTime,
     p.object_kind = 'image' as is_image,

@@ -1,7 +1,8 @@
 -- grain: one row per series, stack and slice location
--- meaning: where the location is, how often it is there, and what differs between these frames
--- source: rollup.placed, rollup.stack; frames closer than merge_distance_mm are one location
-create view rollup.location as
+-- meaning: its position, how many frames it has, and which attributes differ between these frames
+-- source: rollup.distinct_frame, rollup.stack_orientation; frames closer than merge_distance_mm are
+-- one location
+create view rollup.slice_location as
 with placed as (
     select
         t.*,
@@ -10,8 +11,11 @@ with placed as (
         normal_distance(s.reference, t.ImagePositionPatient) as d,
         row_distance(s.reference, t.ImagePositionPatient) as u,
         column_distance(s.reference, t.ImagePositionPatient) as v,
-    from rollup.placed as t
-    inner join rollup.stack as s on t.SeriesInstanceUID = s.SeriesInstanceUID and t.way = s.way
+    from rollup.distinct_frame as t
+    inner join rollup.stack_orientation as s
+        on
+            t.SeriesInstanceUID = s.SeriesInstanceUID
+            and t.orientation_key = s.orientation_key
 ),
 
 stepped as (
@@ -39,7 +43,7 @@ select
     avg(n.u) as u,
     avg(n.v) as v,
     arg_min(n.ImagePositionPatient, n.content) as position,
-    bool_or(n.is_copied) as has_copies,
+    bool_or(n.has_duplicate) as has_duplicates,
     bool_or(n.is_contradicted) as has_contradiction,
     bool_or(n.is_ct) as is_ct,
     bool_or(n.has_time_points) as has_time_points,
@@ -59,10 +63,10 @@ select
         as varies_preparation,
     min(n.component) <> max(n.component) as varies_component,
     list_unique(list(hash(n.EchoTime, n.InversionTime, n.FlipAngle, n.component))) = count(*)
-        as is_told_by_physics,
-    list_unique(list(n.AcquisitionNumber)) = count(*) as is_told_by_acquisition,
+        as differs_by_physics,
+    list_unique(list(n.AcquisitionNumber)) = count(*) as differs_by_acquisition,
     min(n.AcquisitionNumber) <> max(n.AcquisitionNumber) as varies_acquisition,
-    list_unique(list(n.StackID)) = count(*) as is_told_by_stack_id,
+    list_unique(list(n.StackID)) = count(*) as differs_by_stack_id,
     min(n.StackID) <> max(n.StackID) as varies_stack_id,
 from numbered as n
 group by n.SeriesInstanceUID, n.stack, n.location;

@@ -1,8 +1,8 @@
 -- grain: one row per series
--- meaning: what all rows agree on, NULL where they do not; what most are (SOPClassUID, Modality,
--- object_kind); sets of the lists
--- source: rollup.attribute_combination; empty values and rows without the attribute contradict nobody
-create view rollup.text as
+-- meaning: each attribute's value where all frames agree, else NULL; the most frequent SOPClassUID,
+-- Modality and object_kind; the union of the lists of keywords and flags
+-- source: rollup.attribute_combination; empty values and frames without the attribute do not count
+create view rollup.agreed_attribute as
 with kind as (
     select
         c.SeriesInstanceUID,
@@ -27,16 +27,22 @@ main_kind as (
 ),
 
 agreed as (
-    -- Most series say one thing; nothing is to be compared there.
+    -- Most series have one combination, so that nothing must be compared.
     select
         c.* exclude (
-            n_combinations, n_rows, image_type, flags, empty_keywords, unparseable_keywords, multivalued_keywords
+            n_combinations,
+            n_rows,
+            image_type,
+            flags,
+            empty_keywords,
+            unparseable_keywords,
+            multivalued_keywords
         ),
         if(c.image_type <> '', [c.image_type], []) as image_types,
-        distinct_words([c.flags]) as flags,
-        distinct_words([c.empty_keywords]) as empty_keywords,
-        distinct_words([c.unparseable_keywords]) as unparseable_keywords,
-        distinct_words([c.multivalued_keywords]) as multivalued_keywords,
+        distinct_texts([c.flags]) as flags,
+        distinct_texts([c.empty_keywords]) as empty_keywords,
+        distinct_texts([c.unparseable_keywords]) as unparseable_keywords,
+        distinct_texts([c.multivalued_keywords]) as multivalued_keywords,
         if(c.StudyInstanceUID <> '', 1, 0) as n_studies,
         if(c.PatientID <> '', 1, 0) as n_patients,
     from rollup.attribute_combination as c
@@ -66,10 +72,10 @@ agreed as (
         ),
         list(distinct c.image_type order by c.image_type) filter (where c.image_type <> '')
             as image_types,
-        distinct_words(list(c.flags)) as flags,
-        distinct_words(list(c.empty_keywords)) as empty_keywords,
-        distinct_words(list(c.unparseable_keywords)) as unparseable_keywords,
-        distinct_words(list(c.multivalued_keywords)) as multivalued_keywords,
+        distinct_texts(list(c.flags)) as flags,
+        distinct_texts(list(c.empty_keywords)) as empty_keywords,
+        distinct_texts(list(c.unparseable_keywords)) as unparseable_keywords,
+        distinct_texts(list(c.multivalued_keywords)) as multivalued_keywords,
         count(distinct nullif(c.StudyInstanceUID, '')) as n_studies,
         count(distinct if(c.PatientID <> '', hash(c.PatientID, c.IssuerOfPatientID), null))
             as n_patients,
