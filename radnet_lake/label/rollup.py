@@ -1,4 +1,4 @@
-"""The roll-up: from instance rows to one row per series, stored in the lake as `rollup`.
+"""The roll-up: takes instance rows, gives one row per series, stored in the lake as `rollup`.
 
 Labels read these rows, one per series, and never the instances. Only series that changed since the
 last time are rolled up, as Ray tasks where there are many rows; one commit puts the new rows in
@@ -23,8 +23,8 @@ import ray
 
 from radnet_lake.errors import LakeError, RadnetLakeError
 from radnet_lake.label.rollup_plan import (
-    Bin,
     Plan,
+    RollupTask,
     create_own_macros,
     load_instances,
     make_plan,
@@ -38,18 +38,18 @@ from radnet_lake.ray_cluster import start_ray
 
 KEY = "SeriesInstanceUID"
 SEEN = "_lake/rollup.json"
-"""What the last refresh saw: as long as nothing of it changed, there is nothing to do."""
+"""A digest of the last refresh's input and output; while they are the same, nothing is to do."""
 RAY_ROWS = 200_000
 """Fewer rows are rolled up in this process: starting Ray takes five seconds."""
 TASK_MEMORY = "2GB"
-"""Of DuckDB in a task; what is more goes to disk."""
-MOST_SERIES = 50_000
-"""In a part that is written anew."""
+"""Memory of DuckDB in a task; more than this is spilled to disk."""
+MAX_SERIES = 50_000
+"""Series of a part that is written anew."""
 
 
 @dataclass(frozen=True)
 class RollupReport:
-    """What a refresh did. series: in the roll-up now; rolled: of these, anew, from `frames` rows;
+    """Counts of a refresh. series: in the roll-up now; rolled: of these, anew, from `frames` rows;
     removed: series that the lake no longer holds; parts_read: files of `instances`."""
 
     series: int
@@ -87,13 +87,13 @@ def refresh_rollup(lake: Lake, cpus: int | None = None, threads: int = 0) -> Rol
     added += _rewrite(lake, version, plan)
     if not added and not plan.keep:
         # A lake without series has an empty roll-up, with its columns.
-        added = [_roll_bin(Job(lake.uri, version, 1, ()), Bin([], *no_series(), False))[0]]
+        added = [_roll_task(Job(lake.uri, version, 1, ()), RollupTask([], *no_series(), False))[0]]
     removed = plan.rewrite + plan.drop
     if added or removed:
         _commit(lake, added, removed, plan.keep)
     now = sorted(plan.keep + added, key=lambda p: p.name)
     lake.folder.write(SEEN, json.dumps({"seen": _digest(inputs, now)}).encode())
-    read = sum(len(b.parts) for b in plan.bins)
+    read = sum(len(b.parts) for b in plan.tasks)
     return RollupReport(sum(p.rows for p in now), plan.series, plan.vanished, plan.frames, read)
 
 
@@ -107,7 +107,7 @@ def _is_seen(lake: Lake, digest: str) -> bool:
     try:
         return bool(json.loads(lake.folder.read(SEEN))["seen"] == digest)
     except (LakeError, ValueError, KeyError, TypeError):
-        return False  # it is only a short cut
+        return False  # without the digest, the refresh compares the tables
 
 
 def _commit(lake: Lake, added: list[Part], removed: list[Part], kept: list[Part]) -> None:
@@ -126,60 +126,62 @@ def _commit(lake: Lake, added: list[Part], removed: list[Part], kept: list[Part]
 
 
 def _roll_all(lake: Lake, version: str, plan: Plan, cpus: int | None, threads: int) -> list[Part]:
-    """Roll up what the plan says; the parts are written, no commit names them yet."""
+    """Roll up the series of the plan; the parts are written, no commit names them yet."""
     job = Job(lake.uri, version, plan.n_buckets, tuple(lake.snapshot.of("removals")))
     if not threads and plan.frames >= RAY_ROWS:
-        return _roll_on_ray(job, plan.bins, plan.has_scattered, cpus)
+        return _roll_on_ray(job, plan.tasks, plan.has_shuffled, cpus)
     with ThreadPoolExecutor(max(threads, 1)) as pool:
-        results = list(pool.map(lambda b: _roll_bin(job, b, threads), plan.bins))
+        results = list(pool.map(lambda b: _roll_task(job, b, threads), plan.tasks))
         parts = [r[0] for r in results]
-        if plan.has_scattered:
+        if plan.has_shuffled:
             buckets = list(zip(*(r[1:] for r in results), strict=True))
             parts += pool.map(lambda rows: _roll_bucket(job, *rows), buckets)
     return [Part(*part) for part in parts if part]
 
 
-def _roll_on_ray(job: Job, bins: list[Bin], has_scattered: bool, cpus: int | None) -> list[Part]:
+def _roll_on_ray(
+    job: Job, tasks: list[RollupTask], has_shuffled: bool, cpus: int | None
+) -> list[Part]:
     start_ray(cpus)
-    roll_bin = ray.remote(num_cpus=1, num_returns=1 + job.n_buckets)(_roll_bin)
+    roll_task = ray.remote(num_cpus=1, num_returns=1 + job.n_buckets)(_roll_task)
     roll_bucket = ray.remote(num_cpus=1)(_roll_bucket)
-    results = [roll_bin.remote(job, b) for b in bins]
-    tasks = [r[0] for r in results]
-    if has_scattered:
+    results = [roll_task.remote(job, task) for task in tasks]
+    running = [r[0] for r in results]
+    if has_shuffled:
         buckets = zip(*(r[1:] for r in results), strict=True)
-        tasks += [roll_bucket.remote(job, *rows) for rows in buckets]
+        running += [roll_bucket.remote(job, *rows) for rows in buckets]
     try:
-        return [Part(*part) for part in ray.get(tasks) if part]
+        return [Part(*part) for part in ray.get(running) if part]
     except ray.exceptions.RayTaskError as error:
         # Ray's wrapper has a whole traceback for its text.
         raise (error.cause if isinstance(error.cause, RadnetLakeError) else error) from None
 
 
-def _roll_bin(job: Job, task: Bin, threads: int = 1) -> tuple[Any, ...]:
-    """The part of the series that end here, None without any; then, per bucket, rows handed on.
+def _roll_task(job: Job, task: RollupTask, threads: int = 1) -> tuple[Any, ...]:
+    """The part of the series that lie in this task alone, or None; then shuffled rows by bucket.
 
     threads: 0 for all of this machine's, else one.
     """
     lake = open_lake(job.lake)
     with open_task(threads) as connection:
         load_instances(connection, lake, task.parts, list(job.removals), task.has_unnamed)
-        handed = _hand_on(connection, task.scattered, job.n_buckets)
+        buckets = _shuffle(connection, task.shuffled, job.n_buckets)
         part = None
         if task.wanted.num_rows or not task.parts:
             rows = roll_up(connection, task.wanted)
             part = lake.write_part("rollup", rows, f"{job.version}/rolled")
-    return part, *handed
+    return part, *buckets
 
 
-def _roll_bucket(job: Job, *handed: bytes) -> Part | None:
-    """The part of the series whose rows several bins handed on; None where no series fell here."""
-    tables = [pq.read_table(io.BytesIO(data)) for data in handed if data]
+def _roll_bucket(job: Job, *shuffled: bytes) -> Part | None:
+    """The part of the series of one bucket, whose rows several tasks shuffled; None without any."""
+    tables = [pq.read_table(io.BytesIO(data)) for data in shuffled if data]
     if not tables:
         return None
     rows = pa.concat_tables(tables)
     with open_task(1) as connection:
-        connection.register("handed", rows)
-        connection.execute("create view instances as from handed")
+        connection.register("bucket_rows", rows)
+        connection.execute("create view instances as from bucket_rows")
         rolled = roll_up(connection, rows.select([KEY]))
     return open_lake(job.lake).write_part("rollup", rolled, f"{job.version}/rolled")
 
@@ -198,27 +200,27 @@ def open_task(threads: int) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
-def _hand_on(
-    connection: duckdb.DuckDBPyConnection, scattered: pa.Table, n_buckets: int
+def _shuffle(
+    connection: duckdb.DuckDBPyConnection, shuffled: pa.Table, n_buckets: int
 ) -> list[bytes]:
-    """Of each bucket the rows that are here, as Parquet; b"" without any."""
-    if not scattered.num_rows:
+    """Of each bucket the rows that this task read, as Parquet; b"" without any."""
+    if not shuffled.num_rows:
         return [b""] * n_buckets
-    connection.register("scattered", scattered)
+    connection.register("shuffled", shuffled)
     connection.execute(
-        f"create temp table handed as select i.*, s.bucket from instances as i"
-        f" join scattered as s on i.{KEY} = s.{KEY}"
+        f"create temp table to_shuffle as select i.*, s.bucket from instances as i"
+        f" join shuffled as s on i.{KEY} = s.{KEY}"
     )
     packed = []
     for bucket in range(n_buckets):
         rows = connection.sql(
-            "select * exclude (bucket) from handed where bucket = ?", params=[bucket]
+            "select * exclude (bucket) from to_shuffle where bucket = ?", params=[bucket]
         ).to_arrow_table()
         sink = io.BytesIO()
         if rows.num_rows:
             pq.write_table(rows, sink, compression="zstd")
         packed.append(sink.getvalue())
-    connection.execute("drop table handed")
+    connection.execute("drop table to_shuffle")
     return packed
 
 
@@ -239,7 +241,7 @@ def _rewrite(lake: Lake, version: str, plan: Plan) -> list[Part]:
     """Stored rows that still hold, out of the parts in which others do not."""
     batches: list[list[Part]] = []
     for part in plan.rewrite:
-        if not batches or sum(p.rows for p in batches[-1]) + part.rows > MOST_SERIES:
+        if not batches or sum(p.rows for p in batches[-1]) + part.rows > MAX_SERIES:
             batches.append([])
         batches[-1].append(part)
     written = [_rewrite_batch(lake, version, batch, plan.stale) for batch in batches]

@@ -1,9 +1,9 @@
-"""Which series the stored roll-up lacks or has wrong, and which task rolls which of them.
+"""Plan of the roll-up: takes a lake, gives the series to roll up, divided among tasks.
 
-A series changed if the lake holds another number of its rows, or younger ones, than the roll-up
-says. Parts lie in order in bins, one task each. A series of several bins is scattered: each bin
-hands on the rows that it has, and a second task, one per bucket, puts them together. So no row is
-read more than once, however the lake is ordered.
+A series changed if the lake holds another number of its rows, or younger ones, than the stored
+roll-up. The division is a map-reduce: a task reads consecutive parts (files). A series whose rows
+lie in the parts of several tasks is shuffled by hash into buckets and aggregated there. Every row
+is read once, whatever the order of the lake.
 """
 
 import hashlib
@@ -18,87 +18,50 @@ import pyarrow.parquet as pq
 
 from radnet_lake import schema
 from radnet_lake.lake.log import Lake, Part
-from radnet_lake.lake.sql_files import create_constants, list_keywords
+from radnet_lake.lake.sql_files import create_constants, list_keywords, read_query
 from radnet_lake.lake.views import load_parts
 
 ROWS_PER_TASK = 2_500_000
 """Of instances: about 1 GB and five seconds of work, of which half a second plans the queries."""
 ROWS_WORTH_A_TASK = 400_000
-"""So many are divided among the workers even if one task could do them."""
+"""From this many on, rows are divided among the workers even if one task could do them."""
 SMALL_PART_SERIES = 2_000
 """Stored parts of fewer series are merged when one is written anyway."""
 _FOLDERS = ("2_frame", "2_rollup")
 _MACROS = ("0_macro/geometry.sql", "0_macro/series.sql")
 
-_HELD = """
-create table held as
-select SeriesInstanceUID, part, count(*) as n, max(harvested_at) as newest
-from instances group by all
-"""
-
-# Rows that name no series are those of a folder; only for them uri and Modality are read.
-_UNNAMED = """
-delete from held where is_blank(SeriesInstanceUID);
-insert into held
-select folder_key(uri, Modality) as named, part, count(*), max(harvested_at)
-from instances
-where is_blank(SeriesInstanceUID) and object_kind <> 'dicomdir'
-group by all
-"""
-
-_COMPARE = """
-create table changed as
-select h.SeriesInstanceUID, h.n, h.first_part, h.last_part
-from (
-    select
-        SeriesInstanceUID, sum(n) as n, max(newest) as newest,
-        min(part) as first_part, max(part) as last_part
-    from held group by all
-) as h
-left join (
-    select SeriesInstanceUID, n_frames as n, last_harvested_at as newest, count(*) as n_rows
-    from rolled group by all
-) as r using (SeriesInstanceUID)
-where r.n is distinct from h.n or r.newest is distinct from h.newest or r.n_rows > 1;
-
-create table stale as
-select distinct SeriesInstanceUID from rolled semi join changed using (SeriesInstanceUID)
-union all
-select distinct SeriesInstanceUID from rolled anti join held using (SeriesInstanceUID);
-"""
-
 
 @dataclass(frozen=True)
-class Bin:
-    """One task: parts to read, series to roll up, series whose rows are handed on.
+class RollupTask:
+    """One task: parts to read, series to roll up, series whose rows are shuffled.
 
-    wanted: SeriesInstanceUID. scattered: SeriesInstanceUID, bucket. has_unnamed: some rows name no
+    wanted: SeriesInstanceUID. shuffled: SeriesInstanceUID, bucket. has_unnamed: some rows name no
     series, so that their folder must be read.
     """
 
     parts: list[Part]
     wanted: pa.Table
-    scattered: pa.Table
+    shuffled: pa.Table
     has_unnamed: bool
 
 
 def no_series() -> tuple[pa.Table, pa.Table]:
-    """Empty tables, as Bin.wanted and Bin.scattered."""
+    """Empty tables, as RollupTask.wanted and RollupTask.shuffled."""
     columns = pa.schema([("SeriesInstanceUID", pa.string()), ("bucket", pa.int64())])
     return columns.empty_table().select(["SeriesInstanceUID"]), columns.empty_table()
 
 
 @dataclass
 class Plan:
-    """What is to be done with the series, and with the stored parts.
+    """The work of a refresh: tasks, and which stored parts stay, are rewritten or dropped.
 
     stale: SeriesInstanceUID of stored rows that go. frames, series: how many are rolled up.
     vanished: series that the lake no longer holds.
     """
 
-    bins: list[Bin] = field(default_factory=list)
+    tasks: list[RollupTask] = field(default_factory=list)
     n_buckets: int = 1
-    has_scattered: bool = False
+    has_shuffled: bool = False
     frames: int = 0
     series: int = 0
     vanished: int = 0
@@ -142,17 +105,17 @@ def make_plan(lake: Lake, version: str, workers: int = 1) -> Plan:
         create_own_macros(connection)
         load_instances(connection, lake, parts, lake.snapshot.of("removals"), for_plan=True)
         _load_rolled(connection, lake, current)
-        connection.execute(_HELD)
+        connection.execute(read_query("rollup_held"))
         if connection.execute("from held where is_blank(SeriesInstanceUID)").fetchone():
-            connection.execute(_UNNAMED)
-        connection.execute(_COMPARE)
-        _plan_bins(connection, plan, parts, workers)
+            connection.execute(read_query("rollup_held_unnamed"))
+        connection.execute(read_query("rollup_changed"))
+        _plan_tasks(connection, plan, parts, workers)
         _plan_stored(connection, plan, current)
     return plan
 
 
 def _load_rolled(connection: duckdb.DuckDBPyConnection, lake: Lake, parts: list[Part]) -> None:
-    """Table `rolled`: what the stored roll-up says of each series; part: its number in `parts`."""
+    """Make the table `rolled`: frames and age of stored series; part: its number in `parts`."""
     connection.execute(
         "create table rolled (SeriesInstanceUID text, n_frames bigint, last_harvested_at timestamp,"
         " part bigint)"
@@ -165,50 +128,46 @@ def _load_rolled(connection: duckdb.DuckDBPyConnection, lake: Lake, parts: list[
         connection.unregister("rows")
 
 
-def _plan_bins(
+def _plan_tasks(
     connection: duckdb.DuckDBPyConnection, plan: Plan, parts: list[Part], workers: int
 ) -> None:
-    """Divide the parts that hold changed series into bins, and these series among the bins."""
+    """Divide the parts that hold changed series, and these series, among tasks."""
     connection.execute(
         "create table load as select part, sum(h.n) as n from held as h"
         " semi join changed using (SeriesInstanceUID) group by all"
     )
     loads = connection.execute("select part, n from load order by part").fetchall()
     total, done = sum(n for _, n in loads), 0
-    tasks = max(-(-total // ROWS_PER_TASK), min(workers, total // ROWS_WORTH_A_TASK))
-    if tasks > 1:
-        tasks = -(-tasks // workers) * workers  # so that all workers end at about the same time
-    bins: dict[int, int] = {}
+    n_tasks = max(-(-total // ROWS_PER_TASK), min(workers, total // ROWS_WORTH_A_TASK))
+    if n_tasks > 1:
+        n_tasks = -(-n_tasks // workers) * workers  # so that all workers end at about the same time
+    task_of: dict[int, int] = {}
     for part, n in loads:
-        bins[part] = int((done + n / 2) * tasks / total)
+        task_of[part] = int((done + n / 2) * n_tasks / total)
         done += n
-    connection.register("bins", pa.table({"part": list(bins), "bin": list(bins.values())}))
-    connection.execute(
-        "create table divided as"
-        " select c.SeriesInstanceUID, c.n, a.bin as first_bin, b.bin as last_bin"
-        " from changed as c join bins as a on c.first_part = a.part"
-        " join bins as b on c.last_part = b.part"
-    )
-    scattered, plan.series, plan.frames = connection.execute(
-        "select coalesce(sum(n) filter (where first_bin <> last_bin), 0)::bigint, count(*),"
+    division = pa.table({"part": list(task_of), "task": list(task_of.values())})
+    connection.register("division", division)
+    connection.execute(read_query("rollup_divided"))
+    shuffled, plan.series, plan.frames = connection.execute(
+        "select coalesce(sum(n) filter (where first_task <> last_task), 0)::bigint, count(*),"
         " coalesce(sum(n), 0)::bigint from divided"
     ).fetchall()[0]
-    plan.has_scattered = scattered > 0
-    plan.n_buckets = max(1, -(-scattered // ROWS_PER_TASK))
-    for number in sorted(set(bins.values())):
+    plan.has_shuffled = shuffled > 0
+    plan.n_buckets = max(1, -(-shuffled // ROWS_PER_TASK))
+    for number in sorted(set(task_of.values())):
         wanted = connection.sql(
-            "select SeriesInstanceUID from divided where first_bin = ? and last_bin = ?",
+            "select SeriesInstanceUID from divided where first_task = ? and last_task = ?",
             params=[number, number],
         ).to_arrow_table()
-        handed_on = connection.sql(
+        in_several = connection.sql(
             "select SeriesInstanceUID, (hash(SeriesInstanceUID) % ?)::bigint as bucket"
-            " from divided where first_bin < last_bin and ? between first_bin and last_bin",
+            " from divided where first_task < last_task and ? between first_task and last_task",
             params=[plan.n_buckets, number],
         ).to_arrow_table()
-        names = pa.concat_tables([wanted, handed_on.select(["SeriesInstanceUID"])])
+        names = pa.concat_tables([wanted, in_several.select(["SeriesInstanceUID"])])
         unnamed = pc.starts_with(names["SeriesInstanceUID"], "no-uid/")
-        chosen = [parts[part] for part, place in bins.items() if place == number]
-        plan.bins.append(Bin(chosen, wanted, handed_on, bool(pc.any(unnamed).as_py())))
+        chosen = [parts[part] for part, task in task_of.items() if task == number]
+        plan.tasks.append(RollupTask(chosen, wanted, in_several, bool(pc.any(unnamed).as_py())))
 
 
 def _plan_stored(connection: duckdb.DuckDBPyConnection, plan: Plan, current: list[Part]) -> None:
@@ -238,8 +197,8 @@ def load_instances(
 ) -> None:
     """Make the view `instances` over these parts, as sql/1_header has it; part: its number here.
 
-    has_unnamed: rows that name no series get the name of their folder's. for_plan: few columns will
-    be read, so that it does not pay to look which have no values.
+    has_unnamed: rows that name no series get the name of their folder's. for_plan: few columns are
+    read, so that finding those without values would cost more than it saves.
     """
     connection.execute("create schema if not exists stored")
     columns = schema.TABLES["instances"]
@@ -255,10 +214,10 @@ def load_instances(
         listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
         read = f"read_parquet([{listed}], hive_partitioning = false)"
         source = f"(select *, file_index as part from {read})"
-        void = set() if for_plan else _find_void(files)
+        empty = set() if for_plan else _find_empty_columns(files)
         connection.register("columns", columns.empty_table())
         for name, kind, *_ in connection.execute("describe from columns").fetchall():
-            if name in void:
+            if name in empty:
                 replaced[name] = f"null::{kind}"
     if has_unnamed:
         replaced["SeriesInstanceUID"] = (
@@ -290,23 +249,23 @@ def _number_parts(lake: Lake, parts: list[Part]) -> ds.Dataset:
     return ds.FileSystemDataset(fragments, columns, kind, filesystem)
 
 
-def _find_void(files: list[str]) -> set[str]:
-    """Columns without any value in these files, as their footers say.
+def _find_empty_columns(files: list[str]) -> set[str]:
+    """Columns without any value in these files, by their footers.
 
-    Half of the columns belong to another modality, and it takes time to read nothing from them.
+    Half of the columns belong to another modality, and reading a column of nulls takes time.
     """
-    void: set[str] = set(schema.TABLES["instances"].names) if files else set()
+    empty: set[str] = set(schema.TABLES["instances"].names) if files else set()
     for file in files:
         footer = pq.read_metadata(file)
         paths = [footer.schema.column(n).path.partition(".")[0] for n in range(footer.num_columns)]
         for n in range(footer.num_row_groups):
             group = footer.row_group(n)
-            void -= {
+            empty -= {
                 name
                 for leaf, name in enumerate(paths)
-                if name in void and _has_value(group.column(leaf))
+                if name in empty and _has_value(group.column(leaf))
             }
-    return void
+    return empty
 
 
 def _has_value(chunk: pq.ColumnChunkMetaData) -> bool:

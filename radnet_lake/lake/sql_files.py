@@ -4,6 +4,7 @@
     sql/thresholds.csv        -> <name>(), rule.thresholds
     sql/rules/<label>.csv     -> rule.rules
     sql/<name>.csv            -> rule.<name>
+    sql/query/<name>.sql      -> statements that Python runs: read_query
     sql/attributes.csv        -> agreed_keywords(), number_keywords(), ...: see list_keywords
     sql/lexicons.csv          -> sequence_evidence(): columns of text.sequence
     sql/labels.csv            -> label_names()
@@ -45,11 +46,17 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def read_query(name: str) -> str:
+    """The text of sql/query/<name>.sql: statements that Python runs, not views."""
+    return (schema.SQL_DIR / "query" / f"{name}.sql").read_text(encoding="utf-8")
+
+
 def rule_set() -> str:
     """A name for the rules as they are: changes with any byte of sql/ that labels depend on."""
     digest = hashlib.sha256()
     for path in sorted(schema.SQL_DIR.rglob("*")):
-        if path.suffix in (".sql", ".csv") and path.name != "vocabulary.csv":
+        is_rule = path.parent.name != "query" and path.name != "vocabulary.csv"
+        if path.suffix in (".sql", ".csv") and is_rule:
             digest.update(str(path.relative_to(schema.SQL_DIR)).encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
