@@ -24,6 +24,7 @@ from radnet_lake.evaluate.metrics import Outcome, find_known, measure
 from radnet_lake.evaluate.table1 import Facts, format_csv, format_markdown
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import open_lake
+from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import SEGMENTER, build_network
 from radnet_lake.network.heads import Head
@@ -241,28 +242,8 @@ def _read_people(lake: str, series: pa.ChunkedArray) -> pa.Table:
     warn_if_stale(open_lake(lake))
     with connect(lake) as connection:
         connection.register("evaluated", pa.table({"SeriesInstanceUID": series}))
-        people: pa.Table = connection.sql(_PEOPLE).to_arrow_table()
+        people: pa.Table = connection.sql(read_query("evaluated_patients")).to_arrow_table()
     return people
-
-
-_PEOPLE = """
-with known as (
-    select
-        e.SeriesInstanceUID,
-        nullif(trim(s.PatientID), '') as patient,
-        coalesce(s.StudyInstanceUID, e.SeriesInstanceUID) as study,
-        coalesce(s.collection, '') as collection,
-    from evaluated as e
-    left join series as s on e.SeriesInstanceUID = s.SeriesInstanceUID
-)
-
-select
-    SeriesInstanceUID,
-    dense_rank() over (order by coalesce(patient, study)) as patient,
-    patient is null as is_unidentified,
-    collection,
-from known
-"""
 
 
 def _count_epochs(state: dict[str, Any]) -> int | None:

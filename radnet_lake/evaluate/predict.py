@@ -26,7 +26,8 @@ from radnet_lake.evaluate.inference import PRECISIONS, stream_predictions
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import Lake, open_lake, utc_now
 from radnet_lake.lake.settings import CommitSettings
-from radnet_lake.lake.sql import run_sql
+from radnet_lake.lake.sql import choose_rows, run_sql
+from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights, refuse_segmenter
@@ -37,44 +38,6 @@ from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.volume.resample import ResampleSettings
 from radnet_lake.volume.stream import SeriesIndex, StreamConfig, add_sizes, index_wanted
 
-HARMLESS = ("nodesc", "time", "seq", "stir", "view", "conflict")
-"""Exclusions that say nothing against a series' pixels. The others do: no regular stack, too few or
-too thick slices, computed images, text burned in, pixels that make no volume, no CT or MR image.
-"""
-# Frames of two patients under one series UID are no volume, whatever the headers say else.
-_CANDIDATES = f"""
-create temp view candidate as
-select s.*, t.split
-from series as s
-left join training_set as t using (SeriesInstanceUID)
-where
-    list_has_all({[*HARMLESS]}, s.exclusions)
-    and coalesce(s.n_studies, 1) <= 1 and coalesce(s.n_patients, 1) <= 1
-"""
-_STATE = """
-select
-    w.SeriesInstanceUID,
-    w.last_harvested_at as harvested_at,
-    w.n_frames as n_rows,
-    coalesce(
-        v.shard is not null
-        -- NULL: volumes of a lake that has no files
-        and coalesce(v.harvested_at = w.last_harvested_at and v.n_rows = w.n_frames, true),
-        false
-    ) as is_stored,
-    p.reason,
-    coalesce(
-        p.is_final
-        and p.harvested_at is not distinct from w.last_harvested_at
-        and p.n_rows is not distinct from w.n_frames
-        and (p.reason is null or not $retry),
-        false
-    ) as is_known
-from wanted as w
-left join (from volumes where preprocessing = $preprocessing) as v using (SeriesInstanceUID)
-left join (from predictions where checkpoint = $checkpoint) as p using (SeriesInstanceUID)
-order by w.SeriesInstanceUID
-"""
 _HALF = 0.5
 
 
@@ -211,7 +174,7 @@ def read_model(run: str, name: str) -> Model:
 def _plan(
     lake: Lake, config: PredictConfig, model: Model, report: PredictReport
 ) -> tuple[list[tuple[StreamConfig, SeriesIndex]], pa.Table]:
-    """The streams of what is to be done, and the facts of its series, as _STATE gives them."""
+    """The streams to predict, and the facts of their series: sql/query/prediction_state.sql."""
     version = model.settings.version()
     state, rows = _list_series(lake, config, model)
     if not state.num_rows:
@@ -247,23 +210,16 @@ def _plan(
 
 
 def _list_series(lake: Lake, config: PredictConfig, model: Model) -> tuple[pa.Table, pa.Table]:
-    """What _STATE says of the series wanted, and their rows of an index, in the same order."""
+    """Facts of the wanted series, and their rows of an index, in the same order."""
     with connect(lake.uri) as connection:
-        run_sql(connection, _CANDIDATES)
-        try:
-            run_sql(
-                connection,
-                f"create temp table wanted as from candidate where (\n{config.where or 'true'}\n)",
-            )
-        except SettingError as error:
-            remedy = "`describe series` lists the columns"
-            raise SettingError(error.what, "--where", remedy) from None
+        run_sql(connection, read_query("predict_candidate"))
+        choose_rows(connection, "candidate", config.where, "series")
         known = {
             "preprocessing": model.settings.version(),
             "checkpoint": model.digest,
             "retry": config.retry,
         }
-        state = connection.sql(_STATE, params=known).to_arrow_table()
+        state = connection.sql(read_query("prediction_state"), params=known).to_arrow_table()
         return state, index_wanted(connection, model.settings)
 
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from radnet_lake import schema
-from radnet_lake.errors import SettingError
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.settings import SeriesSettings
+from radnet_lake.lake.sql import refuse_unknown_series
 from radnet_lake.lake.views import connect
 
 
@@ -26,8 +26,7 @@ def explain(config: ExplainConfig) -> str:
             "from series where SeriesInstanceUID = ?", params=[config.series]
         ).to_arrow_table()
         if not found.num_rows:
-            remedy = "list them with: radnet-lake query 'select SeriesInstanceUID from series'"
-            raise SettingError("no such series in the lake", config.series, remedy)
+            refuse_unknown_series(config.series, "series")
         meanings = dict(
             connection.execute(
                 "select rule_id, meaning from rule.rules"

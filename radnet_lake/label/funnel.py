@@ -9,39 +9,9 @@ from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.query import QueryConfig, query
 from radnet_lake.lake.settings import PrintSettings
 from radnet_lake.lake.sql import run_sql, write_table
+from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.views import connect
 
-FUNNEL = """
-    select
-        d.reason, d.first_hit, p.first_hit as paper_order, d.marginal, d.remaining,
-        d.remaining_patients as patients, d.salvageable, d.meaning
-    from funnel as d
-    inner join funnel as p on d.reason = p.reason and p.attribution = 'paper'
-    where d.attribution = 'default'
-    order by d.step
-"""
-COUNTS = """
-    select label, value, train, validation, test, total
-    from label_counts
-    where division = 'hash'
-"""
-TIERS = """
-    select
-        label,
-        sum(decided) as labelled,
-        sum(in_conflict) as conflicts,
-        string_agg(tier || ' ' || share || '%', ', ' order by share desc) as decided_by
-    from (
-        select
-            label, tier, sum(decided) as decided, sum(in_conflict) as in_conflict,
-            round(100 * sum(decided) / sum(sum(decided)) over (partition by label))::int as share
-        from rule_use
-        where decided > 0
-        group by label, tier
-    )
-    group by label
-    order by label
-"""
 FEW_DESCRIPTIONS = 0.1
 """Below this share of described series the archive was stripped of its words, not careless."""
 
@@ -57,7 +27,7 @@ def funnel(config: FunnelConfig) -> None:
     stale = warn_if_stale(lake)
     if stale:
         print(f"note: {stale}", file=sys.stderr)
-    query(QueryConfig(sql=FUNNEL, lake=lake.uri, format=config.format))
+    query(QueryConfig(sql=read_query("funnel_orders"), lake=lake.uri, format=config.format))
 
 
 def label_and_print(config: LabelConfig) -> None:
@@ -68,12 +38,15 @@ def label_and_print(config: LabelConfig) -> None:
 def print_label(report: LabelReport) -> None:
     """The funnel, the counts of the training set, and what decided the labels, on stdout."""
     with connect(report.lake) as connection:
-        for title, sql in (
-            ("exclusion funnel: first_hit in our order, paper_order in the paper's", FUNNEL),
-            ("training set by label (Table A3 of the paper)", COUNTS),
-            ("where the labels come from", TIERS),
+        for title, name in (
+            (
+                "exclusion funnel: first_hit in our order, paper_order in the paper's",
+                "funnel_orders",
+            ),
+            ("training set by label (Table A3 of the paper)", "training_counts"),
+            ("where the labels come from", "tier_shares"),
         ):
-            reader = run_sql(connection, sql)
+            reader = run_sql(connection, read_query(name))
             if reader is not None:
                 print(f"\n{title}")
                 write_table(reader, sys.stdout)

@@ -14,7 +14,14 @@ import pyarrow.parquet as pq
 from radnet_lake.errors import RadnetLakeError, SettingError
 from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.settings import LakeSettings, PrintSettings, SeriesSettings
-from radnet_lake.lake.sql import _plain, _rows, _sql_error, run_sql, write_table
+from radnet_lake.lake.sql import (
+    _plain,
+    _rows,
+    _sql_error,
+    refuse_unknown_series,
+    run_sql,
+    write_table,
+)
 from radnet_lake.lake.views import attach, connect
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 
@@ -143,10 +150,7 @@ def locate(config: LocateConfig) -> list[str]:
             [config.series],
         ).fetchall()
     if not rows:
-        remedy = (
-            "list them with: radnet-lake query 'select distinct SeriesInstanceUID from instances'"
-        )
-        raise SettingError("no such series in the lake", config.series, remedy)
+        refuse_unknown_series(config.series)
     uris = [uri for (uri,) in rows]
     if lake.format.get("phi") == "keep":
         return uris

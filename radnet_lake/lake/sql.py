@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 import duckdb
 import pyarrow as pa
@@ -22,6 +22,36 @@ def run_sql(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.RecordBatchRe
         return relation.to_arrow_reader() if relation is not None else None
     except duckdb.Error as error:
         raise _sql_error(error) from None
+
+
+def choose_rows(
+    connection: duckdb.DuckDBPyConnection,
+    relation: str,
+    where: str,
+    described: str,
+    columns: str = "*",
+    setting: str = "--where",
+) -> None:
+    """Make the temp table `wanted`: those rows of a relation for which a user's condition holds.
+
+    where: SQL, or '' for all rows. described: the view that lists the columns for a person. Raises
+    SettingError that names the setting.
+    """
+    condition = f"(\n{where or 'true'}\n)"
+    try:
+        run_sql(
+            connection,
+            f"create temp table wanted as select {columns} from {relation} where {condition}",
+        )
+    except SettingError as error:
+        remedy = f"`describe {described}` lists the columns"
+        raise SettingError(error.what, setting, remedy) from None
+
+
+def refuse_unknown_series(series: str, view: str = "instances") -> NoReturn:
+    """Raise SettingError: a view of the lake has no row of this series."""
+    remedy = f"list them with: radnet-lake query 'select distinct SeriesInstanceUID from {view}'"
+    raise SettingError("no such series in the lake", series, remedy)
 
 
 def _sql_error(error: duckdb.Error) -> SettingError:

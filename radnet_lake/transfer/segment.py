@@ -26,7 +26,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.settings import LakeSettings
-from radnet_lake.lake.sql import run_sql
+from radnet_lake.lake.sql import choose_rows
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights
@@ -65,7 +65,6 @@ KEPT = """
 Modality = 'CT' and "view" = 'axial'
 and SeriesInstanceUID in (select SeriesInstanceUID from training_set)
 """
-_SERIES = "select SeriesInstanceUID from series where "
 TABLE = "segments.csv"
 SEGMENTS = pa.schema(
     [
@@ -220,13 +219,9 @@ def _list_series(lake: Lake, config: LiverSegmentConfig) -> list[Scan]:
         uids = list(dict.fromkeys(filter(None, map(str.strip, config.series.split(",")))))
     else:
         with connect(lake.uri) as connection:
-            condition = f"(\n{config.where or KEPT}\n)"
-            try:
-                reader = run_sql(connection, _SERIES + condition + " order by 1")
-            except SettingError as error:
-                remedy = "`describe series` lists the columns"
-                raise SettingError(error.what, "--where", remedy) from None
-            uids = reader.read_all().column(0).to_pylist() if reader else []
+            choose_rows(connection, "series", config.where or KEPT, "series", "SeriesInstanceUID")
+            chosen = connection.sql("from wanted order by all").to_arrow_table()
+            uids = chosen.column(0).to_pylist()
     if not uids:
         remedy = "check --where, or name series by --series"
         raise SettingError("the lake holds no such series", lake.uri, remedy)

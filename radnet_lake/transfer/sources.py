@@ -16,84 +16,14 @@ import pyarrow as pa
 
 from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.lake.log import Lake, open_lake
-from radnet_lake.lake.sql import run_sql
+from radnet_lake.lake.sql import choose_rows, run_sql
+from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.transfer.case import LitsPair, LiverCase, list_lits, read_dicom_case, read_lits
 from radnet_lake.volume.frame import Frame
 from radnet_lake.volume.series_frames import stream_rows, to_frames
 
-# What a mask belongs to: the series that its header names, where the lake has that header; else
-# those of its study in its frame of reference; else, as an RTSTRUCT in a pseudonymised lake says
-# neither, each CT of its study, of which read_mask takes the one that fits.
-_MASKED = """
-with
-mask as (
-    select
-        uri, archive_uri,
-        min(SOPInstanceUID) as SOPInstanceUID,
-        min(StudyInstanceUID) as StudyInstanceUID,
-        min(FrameOfReferenceUID) as FrameOfReferenceUID,
-        max(harvested_at) as harvested_at
-    from instances
-    where object_kind in ('seg', 'rtstruct')
-    group by uri, archive_uri
-),
-header as (
-    select
-        SOPInstanceUID,
-        any_value(list_concat(
-            json_extract_string(header, '$.00081115.Value[*].0020000E.Value[0]'),
-            json_extract_string(
-                header,
-                '$.30060010.Value[*].30060012.Value[*].30060014.Value[*].0020000E.Value[0]'
-            )
-        )) as named
-    from series_headers
-    where SOPInstanceUID in (select SOPInstanceUID from mask)
-    group by SOPInstanceUID
-),
-image as (
-    select
-        SeriesInstanceUID,
-        min(StudyInstanceUID) as StudyInstanceUID,
-        min(Modality) as Modality,
-        min(FrameOfReferenceUID) as FrameOfReferenceUID,
-        min(PatientID) as PatientID,
-        max(harvested_at) as harvested_at
-    from instances
-    where
-        object_kind = 'image' and SeriesInstanceUID <> ''
-        and StudyInstanceUID in (select StudyInstanceUID from mask)
-    group by SeriesInstanceUID
-),
-matched as (
-    select m.uri as mask, m.archive_uri, m.harvested_at as mask_at, m.SOPInstanceUID, i.*
-    from mask as m
-    left join header as h using (SOPInstanceUID)
-    left join image as i
-        on
-            i.StudyInstanceUID = m.StudyInstanceUID
-            and case
-                when len(h.named) > 0 then list_contains(h.named, i.SeriesInstanceUID)
-                when m.FrameOfReferenceUID is not null
-                    then i.Modality = 'CT' and i.FrameOfReferenceUID = m.FrameOfReferenceUID
-                else i.Modality = 'CT'
-            end
-)
-"""
-_SERIES = """
-select
-    SeriesInstanceUID,
-    any_value(StudyInstanceUID) as StudyInstanceUID,
-    any_value(PatientID) as PatientID,
-    list([mask, archive_uri] order by SOPInstanceUID, mask) as masks,
-    greatest(max(harvested_at), max(mask_at))::varchar as stamp
-from matched
-where SeriesInstanceUID is not null and ({where})
-group by SeriesInstanceUID
-order by SeriesInstanceUID
-"""
 PATIENT = "coalesce(nullif(min(PatientID), ''), 'study ' || min(StudyInstanceUID))"
 
 
@@ -135,21 +65,15 @@ def list_lake_cases(lake: Lake, organ: str, where: str = "") -> Listing:
     where: SQL condition over the view `series`. Raises SettingError where it is wrong, where no
     mask lies in the lake, or none of an image that does.
     """
-    condition = "true"
-    if where:
-        condition = (
-            f"SeriesInstanceUID in (select SeriesInstanceUID from series where (\n{where}\n))"
-        )
     with connect(lake.uri) as connection:
-        try:
-            reader = run_sql(connection, _MASKED + _SERIES.format(where=condition))
-        except SettingError as error:
-            what, remedy = error.what, "`describe series` lists the columns"
-            raise SettingError(what, "--where" if where else "SQL", remedy) from None
-        rows = reader.read_all().to_pylist() if reader else []
+        run_sql(connection, read_query("masked_image"))
+        # Without a condition, a lake that is not labelled will do.
+        relation = "series" if where else "masked_image"
+        choose_rows(connection, relation, where, "series", "SeriesInstanceUID")
+        rows = connection.sql(read_query("masked_series")).to_arrow_table().to_pylist()
         counts = connection.sql(
-            _MASKED + "select count(distinct mask), count(distinct mask)"
-            " filter (SeriesInstanceUID is null) from matched"
+            "select count(distinct mask), count(distinct mask)"
+            " filter (SeriesInstanceUID is null) from masked_image"
         )
         (n_masks, orphans), *_ = counts.fetchall()
     if not rows:

@@ -31,7 +31,8 @@ from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.lake.freshness import MODES, warn_if_stale
 from radnet_lake.lake.log import Lake, Part, decode_part, open_lake
 from radnet_lake.lake.settings import CommitSettings
-from radnet_lake.lake.sql import run_sql
+from radnet_lake.lake.sql import choose_rows, run_sql
+from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.progress import Progress, show_nothing
@@ -58,26 +59,6 @@ CHUNKS_PER_CPU = 4
 """Of a small lake, so that all workers start soon and end at about the same time."""
 
 _LABELS = 'SeriesInstanceUID, sequence, "view", contrast, coverage, effective_spacing_mm'
-# A series that failed was excluded by the next labelling: that alone must not keep it out for ever.
-_EXCLUDED = f"""
-union all by name
-select
-    {_LABELS}, StudyInstanceUID, PatientID, collection, Modality, slice_count, slice_spacing_mm
-from series
-where exclusions = ['pixel'] and SeriesInstanceUID in (select SeriesInstanceUID from volumes)
-"""
-_STATE = """
-select
-    w.*, h.harvested_at, h.n_rows, v.reason,
-    coalesce(
-        v.is_final and v.harvested_at = h.harvested_at and v.n_rows = h.n_rows
-        and if(v.reason is null, v.shard in (from shards), not $retry),
-        false
-    ) as is_known
-from wanted as w
-inner join held as h using (SeriesInstanceUID)
-left join (from volumes where preprocessing = $preprocessing) as v using (SeriesInstanceUID)
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,22 +118,13 @@ def _plan(lake: Lake, config: PreprocessConfig, report: PreprocessReport) -> pa.
     """The wanted series that no volume stands for: labels, harvested_at and n_rows of each."""
     shards = lake.folder.names(f"tensors/{report.preprocessing}/")
     with connect(lake.uri) as connection:
-        more = _EXCLUDED if config.retry else ""
-        run_sql(connection, f"create temp view candidate as from training_set {more}")
-        try:
-            run_sql(
-                connection,
-                f"create temp table wanted as select {_LABELS} from candidate"
-                f" where (\n{config.where or 'true'}\n)",
-            )
-        except SettingError as error:
-            remedy = "`describe training_set` lists the columns"
-            raise SettingError(error.what, "--where", remedy) from None
+        run_sql(connection, read_query("preprocess_candidate").replace("$retry", str(config.retry)))
+        choose_rows(connection, "candidate", config.where, "training_set", _LABELS)
         wanted = connection.sql("from wanted").to_arrow_table()
         connection.register("held", count_rows(lake, wanted))
         connection.register("shards", pa.table({"shard": pa.array(shards, pa.string())}))
         known = {"retry": config.retry, "preprocessing": report.preprocessing}
-        state = connection.sql(_STATE, params=known).to_arrow_table()
+        state = connection.sql(read_query("volume_state"), params=known).to_arrow_table()
     stands = state.filter(state["is_known"])
     report.wanted, report.known = state.num_rows, stands.num_rows
     report.known_failed = len(stands["reason"].drop_null())

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from radnet_lake import schema
-from radnet_lake.errors import SettingError
 from radnet_lake.lake.log import Lake, open_lake
-from radnet_lake.lake.sql_files import create_macros
+from radnet_lake.lake.sql import refuse_unknown_series
+from radnet_lake.lake.sql_files import create_macros, read_query
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import load_parts
 from radnet_lake.volume.frame import FRAME_COLUMNS, Frame
@@ -29,16 +29,6 @@ UNNAMED = "no-uid/"
 
 _NAME = "if(is_blank({0}) and object_kind <> 'dicomdir', folder_key(uri, Modality), {0})"
 
-# Places are numbers: they sort far faster than the names.
-_PLACES = """
-create temp table places as
-select
-    SeriesInstanceUID,
-    row_number() over (order by min(archive_uri) nulls first, SeriesInstanceUID) - 1 as place
-from frames semi join wanted using (SeriesInstanceUID)
-group by SeriesInstanceUID
-"""
-
 
 def read_volume(series: str, lake: str | None = None) -> Volume:
     """One series as a volume: all slices, values after rescale, place in space.
@@ -49,8 +39,7 @@ def read_volume(series: str, lake: str | None = None) -> Volume:
     """
     for _, frames in stream_frames(open_lake(lake), [series]):
         return read_volume_of(frames)
-    remedy = "list them with: radnet-lake query 'select distinct SeriesInstanceUID from instances'"
-    raise SettingError("no such series in the lake", series, remedy)
+    refuse_unknown_series(series)
 
 
 def stream_frames(
@@ -69,7 +58,7 @@ def stream_frames(
 def stream_rows(lake: Lake, series: Sequence[str] | pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """As stream_frames, but a table with the columns of Frame, paths as stored."""
     with _open_frames(lake, series) as connection:
-        connection.execute(_PLACES)
+        connection.execute(read_query("series_places"))
         names = connection.sql("select SeriesInstanceUID from places order by place")
         uids = names.to_arrow_table().column(0)
         columns = ", ".join(f'f."{name}"' for name in FRAME_COLUMNS)
@@ -93,10 +82,7 @@ def stream_rows(lake: Lake, series: Sequence[str] | pa.Table) -> Iterator[tuple[
 def count_rows(lake: Lake, series: Sequence[str] | pa.Table) -> pa.Table:
     """SeriesInstanceUID, harvested_at of the youngest row, n_rows of each that the lake holds."""
     with _open_frames(lake, series) as connection:
-        return connection.sql(
-            "select SeriesInstanceUID, max(harvested_at) as harvested_at, count(*) as n_rows"
-            " from frames semi join wanted using (SeriesInstanceUID) group by SeriesInstanceUID"
-        ).to_arrow_table()
+        return connection.sql(read_query("series_rows")).to_arrow_table()
 
 
 def to_frames(rows: pa.Table, open_uri: Callable[[str], str] | None) -> list[Frame]:

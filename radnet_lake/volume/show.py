@@ -19,7 +19,7 @@ from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.settings import LakeSettings
-from radnet_lake.lake.sql import run_sql
+from radnet_lake.lake.sql import choose_rows, refuse_unknown_series
 from radnet_lake.lake.views import connect
 from radnet_lake.settings import take_settings
 from radnet_lake.volume.frame import Frame, Stored
@@ -78,9 +78,7 @@ def show(config: ShowConfig) -> Iterator[str]:
         return
     frames = next((frames for _, frames in stream_frames(lake, [config.series])), None)
     if not frames:
-        sql = "select distinct SeriesInstanceUID from instances"
-        remedy = f"list them with: radnet-lake query '{sql}'"
-        raise SettingError("no such series in the lake", config.series, remedy)
+        refuse_unknown_series(config.series)
     try:
         if config.output.lower().endswith(".png"):
             figure = draw_series(frames, settings, _describe(lake, config.series))
@@ -177,21 +175,19 @@ def _read_labels(lake: Lake, condition: str) -> tuple[list[dict[str, Any]], dict
     with connect(lake.uri) as connection:
         if not connection.sql("from duckdb_views() where view_name = 'series'").fetchall():
             return [], {}
-        sql = (
-            "select SeriesInstanceUID, Modality, geometry, slice_count, mosaic, excluded_by,"
+        facts = (
+            "SeriesInstanceUID, Modality, geometry, slice_count, mosaic, excluded_by,"
             f" exclusion_evidence, {columns}"
-            f" from series where (\n{condition}\n)"
-            ' order by Modality nulls last, sequence nulls last, "view" nulls last,'
-            " SeriesInstanceUID"
         )
-        try:
-            reader = run_sql(connection, sql)
-        except SettingError as error:
-            remedy = "`describe series` lists the columns"
-            raise SettingError(error.what, "--where", remedy) from None
-        if reader is None:
-            raise SettingError("not a condition", "--where", "write it as: sequence = 'T2-SE'")
-        rows = reader.read_all().to_pylist()
+        choose_rows(connection, "series", condition, "series", facts)
+        rows = (
+            connection.sql(
+                'from wanted order by Modality nulls last, sequence nulls last, "view" nulls last,'
+                " SeriesInstanceUID"
+            )
+            .to_arrow_table()
+            .to_pylist()
+        )
         meanings = connection.sql("select rule_id, meaning from rule.exclusions").fetchall()
     return rows, dict(meanings)
 

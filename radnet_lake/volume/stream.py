@@ -26,7 +26,8 @@ from ray.data.extensions import ArrowTensorArray
 from radnet_lake.errors import LakeError, RadnetLakeError, SettingError, VolumeError
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.settings import LakeSettings
-from radnet_lake.lake.sql import run_sql
+from radnet_lake.lake.sql import choose_rows, run_sql
+from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.uris import choose_opener
 from radnet_lake.lake.views import connect
 from radnet_lake.ray_cluster import start_ray
@@ -179,14 +180,7 @@ def index_series(config: StreamConfig) -> SeriesIndex:
         lake = open_lake(config.lake)
         chosen = f"split = '{config.split}'" if config.split else "true"
         run_sql(connection, f"create temp view candidate as from training_set where {chosen}")
-        try:
-            run_sql(
-                connection,
-                f"create temp table wanted as from candidate where (\n{config.where or 'true'}\n)",
-            )
-        except SettingError as error:
-            remedy = "`describe training_set` lists the columns"
-            raise SettingError(error.what, "where", remedy) from None
+        choose_rows(connection, "candidate", config.where, "training_set", setting="where")
         version = config.settings.version()
         rows = index_wanted(connection, config.settings)
     wanted = rows.num_rows
@@ -215,7 +209,8 @@ def locate_series(config: StreamConfig, labelled: pa.Table) -> SeriesIndex:
     version = config.settings.version()
     with connect(config.lake) as connection:
         connection.register("labelled", labelled)
-        rows = connection.sql(_LOCATE, params={"version": version}).to_arrow_table()
+        query = read_query("volume_places")
+        rows = connection.sql(query, params={"version": version}).to_arrow_table()
     if not rows.num_rows:
         what = f"none of {labelled.num_rows} series has a stored volume of preprocessing {version}"
         raise SettingError(what, lake.uri, f"run: radnet-lake preprocess --lake {lake.uri}")
@@ -223,58 +218,15 @@ def locate_series(config: StreamConfig, labelled: pa.Table) -> SeriesIndex:
     return SeriesIndex(rows, labelled.num_rows - rows.num_rows)
 
 
-_LOCATE = """
-select w.*, t.shard, t.position
-from labelled as w
-inner join volumes as t on t.SeriesInstanceUID = w.SeriesInstanceUID
-where t.preprocessing = $version and t.shard is not null
-order by w.SeriesInstanceUID
-"""
-
-
 def index_wanted(connection: Any, settings: ResampleSettings) -> pa.Table:
     """SeriesIndex.rows of a lake's connection, of the table `wanted` with columns of `series`.
 
     Sizes are left out, and shard and position are NULL where no volume is stored.
     """
-    query = _INDEX.format(slices=settings.slices, preprocessing=settings.version())
-    table: pa.Table = connection.sql(query).to_arrow_table()
+    values = {"slices": settings.slices, "preprocessing": settings.version()}
+    query = read_query("series_index")
+    table: pa.Table = connection.sql(query, params=values).to_arrow_table()
     return table
-
-
-_INDEX = """
-with code as (
-    select head, value, index
-    from rule.classes
-),
-
-stored as (
-    select SeriesInstanceUID, shard, position
-    from volumes
-    where preprocessing = '{preprocessing}' and shard is not null
-)
-
-select
-    w.SeriesInstanceUID,
-    coalesce(s.index, -1)::tinyint as sequence,
-    coalesce(o.index, -1)::tinyint as "view",
-    coalesce(c.index, -1)::tinyint as contrast,
-    list_transform(
-        (select list(value order by index) from code where head = 'coverage'),
-        lambda region: coalesce(list_contains(w.coverage, region)::tinyint, -1)
-    )::tinyint[] as coverage,
-    (w.slice_spacing_mm * greatest(w.slice_count, {slices}) / {slices})::float as spacing,
-    t.shard,
-    t.position,
-from wanted as w
-left join code as s on s.head = 'sequence' and s.value = w.sequence
-left join code as o on o.head = 'view' and o.value = w."view"
-left join code as c on c.head = 'contrast' and c.value = case
-    when w.contrast then 'Contrast' when not w.contrast then 'No Contrast'
-end
-left join stored as t on t.SeriesInstanceUID = w.SeriesInstanceUID
-order by w.SeriesInstanceUID
-"""
 
 
 def add_sizes(rows: pa.Table, lake: Lake) -> pa.Table:
