@@ -90,7 +90,7 @@ format: setup
 
 schema: setup
 	$(BIN)/python -m radnet_lake.schema > sql/SCHEMA.md
-	$(BIN)/python -m radnet_lake.label.docs_tables > docs/labels.new && mv docs/labels.new docs/labels.md
+	$(BIN)/python -m radnet_lake.label.docs_tables
 
 benchmark: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,benchmark]"

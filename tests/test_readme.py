@@ -92,8 +92,15 @@ def test_schema_page_is_what_the_schema_says() -> None:
 
 
 def test_tables_of_the_labels_page_are_those_of_the_rules() -> None:
-    page = docs_tables.PAGE.read_text(encoding="utf-8")
-    assert page == docs_tables.refresh(page)
+    for name in docs_tables.PAGES:
+        page = (docs_tables.DOCS / name).read_text(encoding="utf-8")
+        assert page == docs_tables.refresh(page), f"{name} is stale: make schema"
+
+
+def test_every_column_that_rules_are_written_against_has_a_meaning() -> None:
+    columns = docs_tables.describe_evidence()
+    assert {view for view, *_ in columns} >= {"evidence.sequence", "text.region"}
+    assert [(view, name) for view, name, _, meaning in columns if not meaning] == []
 
 
 def test_every_reject_reason_is_a_snake_case_word_with_a_meaning() -> None:

@@ -60,8 +60,8 @@ if(
     1.0
 )::double;
 
--- t: what text.region says of a text in one modality; b: a box of evidence.coverage. The stack may
--- be too short for one label, or for all regions of the text together.
+-- t: the regions of a text in one modality (text.region); b: a box of evidence.coverage. The stack
+-- may be too short for one label, or for all regions of the text together.
 create or replace macro read_regions(t, b) as
 {
     'words': t.words,

@@ -1,5 +1,5 @@
 -- grain: pure functions
--- meaning: SOP classes of MR; field strength; what TR, TE and TI (ms) say about the
+-- meaning: SOP classes of MR; field strength; what TR, TE and TI (ms) imply about the
 --          weighting of spin echoes and about what an inversion nulls
 -- source: DICOM PS3.4 B.5; signal equations; the paper (2.1.1) gives no numbers
 create or replace macro is_enhanced_mr(sop_class) as
@@ -18,7 +18,7 @@ end;
 create or replace macro short_tr_limit(tesla) as
 if(tesla <= low_field_tesla(), short_tr_low_field_ms(), short_tr_ms());
 
--- tr 0 is one excitation per volume; NULL is not known. PD_OR_T2: the words may say T2.
+-- tr 0 is one excitation per volume; NULL is unknown. PD_OR_T2: words may decide for T2.
 create or replace macro spin_echo_weight(tr, te, tesla) as
 case
     when te >= long_te_ms() then 'T2-SE'

@@ -61,5 +61,5 @@ create or replace macro join_types(image_types, image_type) as
 array_to_string(coalesce(nullif(image_types, []), [array_to_string(image_type, '\')]), '|');
 
 -- Evidence of a word: where it stands, the whole text, the word.
-create or replace macro told(said_in, said, word) as
-json_object(said_in::varchar, said, 'word', word);
+create or replace macro word_evidence(keyword, text, word) as
+json_object(keyword::varchar, text, 'word', word);

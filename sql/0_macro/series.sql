@@ -1,6 +1,6 @@
 -- grain: pure functions, and aggregates over the rows of a series
--- meaning: what a series is called, and what its rows say together
--- source: DICOM PS3.3 C.7.3.1; rows that do not say anything do not contradict
+-- meaning: the name of a series, and values that its rows agree on
+-- source: DICOM PS3.3 C.7.3.1; rows without a value do not contradict
 
 -- A series' name: its UID, or one per folder and modality where files have none.
 create or replace macro folder_key(uri, modality) as
@@ -8,10 +8,10 @@ create or replace macro folder_key(uri, modality) as
 
 create or replace macro is_blank(text) as coalesce(trim(text), '') = '';
 
--- Of text '' and of lists [] are present but say nothing.
+-- Whether a value is present but empty: '' of text, [] of lists.
 create or replace macro is_void(x) as x::text in ('', '[]');
 
--- The one value that rows say; '' or [] where all that say something say that; else NULL.
+-- The one value of all rows that have one; '' or [] where those are all empty; else NULL.
 create or replace macro agreed(x) as
 case
     when min(if(is_void(x), null, x)) is null then min(x)

@@ -1,5 +1,5 @@
 -- grain: one row per frame of a multi-frame image, or per single-frame instance or other object
--- meaning: what the headers of the files that stand now say
+-- meaning: header values of the files that the lake holds now
 -- source: stored.instances without the rows that a changed or vanished file left
 create view instances as
 select i.*

@@ -1,5 +1,5 @@
 -- grain: one row per file or archive member that gave no instance
--- meaning: what was refused, and why: reason is machine-readable, detail says more
+-- meaning: files that gave no instance; reason: for programs; detail: for people
 -- source: stored.rejects without the rows that a changed or vanished file left
 create view rejects as
 select j.*

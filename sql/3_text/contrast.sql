@@ -71,3 +71,11 @@ select
     find_agent_enteral(words) as enteral,
     find_agent_vascular(drop_contrast_no(words)) as vascular
 from denied;
+comment on view text.contrast is 'words on contrast in a text';
+comment on column text.contrast.text is 'the text as the header has it';
+comment on column text.contrast.is_empty is 'nothing is left of the text once it is normalised';
+comment on column text.contrast.mixed is 'without and with agent';
+comment on column text.contrast.first_phase is 'first phase of a dynamic series';
+comment on column text.contrast.no_word is 'no agent';
+comment on column text.contrast.yes_word is 'an agent was given';
+comment on column text.contrast.with_word is 'the letter W for with';

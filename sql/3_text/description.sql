@@ -23,3 +23,6 @@ select
     trim(text, ' ' || chr(0)) = '' or find_placeholder(normalise_description(text)) is not null
         as is_placeholder,
 from normal;
+comment on view text.description is 'planes and placeholders in a series description';
+comment on column text.description.text is 'the text as the header has it';
+comment on column text.description.is_placeholder is 'stands for no description';

@@ -1,5 +1,5 @@
 -- grain: one row per distinct set of ImageType values
--- meaning: what the values that all frames share say, from the third on: localizer, map, picture
+-- meaning: the values that all frames share, from the third on: localizer, map, picture
 -- source: DICOM PS3.3 C.7.6.1.1.2, C.8.3.1.1.1; lexicon/sequence.csv, type_*
 create view text.image_type as
 with texts as (
@@ -35,3 +35,5 @@ select
     find_type_trace(words) as trace,
     find_type_derived(words) as derived_image,
 from shared;
+comment on view text.image_type is 'localizer, map or picture by the values of ImageType';
+comment on column text.image_type.text is 'the values, joined as by join_types';

@@ -178,7 +178,7 @@ named as (
                     null
                 ),
                 if(m.lower_belly is not null, 'pelvis', null),
-                -- chest and bladder, say, are two stacks in one name; chest and pelvis are one
+                -- chest and bladder are two stacks in one name; chest and pelvis are one
                 if(
                     f.pelvic_organ is not null
                     and (m.thorax is null or coalesce(m.belly, m.lower_belly) is not null),
@@ -324,3 +324,13 @@ from found as f
 inner join spans as ct on f.text = ct.text and ct.reading = 'CT'
 inner join spans as mr on f.text = mr.text and mr.reading = 'MR'
 inner join spans as site on f.text = site.text and site.reading = 'CT site';
+comment on view text.region is
+'regions that a text names, as read in CT, in MR, and as a part of the body';
+comment on column text.region.text is 'the text as the header has it';
+comment on column text.region.wb is 'word: torso, vertex, whole body or PET';
+comment on column text.region.compact is
+'lower-case letters and digits of the text, as collection_key';
+comment on column text.region.region_words is 'the words that name regions';
+comment on column text.region.ct is 'regions and labels of a CT with this text';
+comment on column text.region.mr is 'regions and labels of an MR with this text';
+comment on column text.region.site is 'regions and labels of a part of the body with this text';

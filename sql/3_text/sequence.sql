@@ -79,3 +79,8 @@ select
     * exclude (first_evidence),
     first_evidence is not null as is_evidence,
 from first_found;
+comment on view text.sequence is 'words on pulse sequence, localizers, maps and time in a text';
+comment on column text.sequence.text is 'the text as the header has it';
+comment on column text.sequence.stem is 'the text without numbers and phases';
+comment on column text.sequence.is_evidence is
+'holds a word of a lexicon that is evidence of a sequence (lexicons.csv)';

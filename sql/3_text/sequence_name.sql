@@ -33,3 +33,6 @@ select
         when find_name_se(words) is not null then 'SE'
     end as family,
 from normal;
+comment on view text.sequence_name is 'pulse sequence by the vendor''s sequence name';
+comment on column text.sequence_name.text is 'the name as the header has it';
+comment on column text.sequence_name.family is 'EP, IR, GR or SE';

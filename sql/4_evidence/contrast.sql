@@ -1,6 +1,5 @@
 -- grain: one row per CT or MR series
--- meaning: what its words and its agent say about contrast, before any rule
--- meaning: agent: absent, empty, none, unknown, varies, enteral (not into a vessel), given
+-- meaning: the words and the agent that are evidence of contrast, before any rule
 -- source: paper 2.1.3; DICOM PS3.3 C.7.6.4; text.contrast
 create view evidence.contrast as
 with studies as (
@@ -155,3 +154,36 @@ left join studies on s.StudyInstanceUID = studies.StudyInstanceUID
 left join agents on s.SeriesInstanceUID = agents.SeriesInstanceUID
 left join routes on s.SeriesInstanceUID = routes.SeriesInstanceUID
 where s.Modality in ('CT', 'MR');
+comment on view evidence.contrast is
+'words and agent that are evidence of contrast, one row per series';
+comment on column evidence.contrast.acquisition_end_s is
+'greatest AcquisitionTime, s since midnight';
+comment on column evidence.contrast.series_mixed is 'SeriesDescription: without and with agent';
+comment on column evidence.contrast.series_span is
+'SeriesDescription: scans before and after the agent';
+comment on column evidence.contrast.first_phase is
+'SeriesDescription: first phase of a dynamic series';
+comment on column evidence.contrast.t1 is 'SeriesDescription: T1 weighting';
+comment on column evidence.contrast.n_t1 is 'T1-weighted series of the study';
+comment on column evidence.contrast.series_no is 'SeriesDescription: no agent, or before it';
+comment on column evidence.contrast.series_yes is 'SeriesDescription: an agent was given';
+comment on column evidence.contrast.series_implied is
+'SeriesDescription: an examination that is usually done with agent';
+comment on column evidence.contrast.scout is 'localizer, by SeriesDescription or ImageType';
+comment on column evidence.contrast.is_few is
+'CT of a few slices: an overview or a monitoring scan';
+comment on column evidence.contrast.protocol_mixed is 'ProtocolName: without and with agent';
+comment on column evidence.contrast.protocol_no is 'ProtocolName: no agent';
+comment on column evidence.contrast.protocol_yes is 'ProtocolName: an agent was given';
+comment on column evidence.contrast.study_mixed is
+'StudyDescription or performed step: without and with agent';
+comment on column evidence.contrast.study_no is 'StudyDescription or performed step: no agent';
+comment on column evidence.contrast.study_yes is
+'StudyDescription or performed step: an agent was given';
+comment on column evidence.contrast.agent is
+'ContrastBolusAgent: absent, empty, none, unknown, varies, enteral (not into a vessel), given';
+comment on column evidence.contrast.is_coded_given is 'ContrastBolusAgentSequence names an agent';
+comment on column evidence.contrast.is_coded_enteral is
+'ContrastBolusAgentSequence names an agent outside the vessels';
+comment on column evidence.contrast.is_route_enteral is
+'every route that is stated lies outside the vessels';

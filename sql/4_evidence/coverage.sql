@@ -109,3 +109,42 @@ left join text.region as part on s.BodyPartExamined = part.text
 left join text.region as named on s.collection = named.text
 left join rule.collections as c on named.compact = c.collection_key
 left join text.region as site on c.location = site.text;
+comment on view evidence.coverage is
+'extent of the stack and the regions that each text names, one row per CT or MR series';
+comment on column evidence.coverage.is_ct is 'CT, by Modality or SOP class';
+comment on column evidence.coverage.scout is 'localizer, by SeriesDescription or ImageType';
+comment on column evidence.coverage.bolus_start is
+'SeriesDescription: CT started by bolus tracking';
+comment on column evidence.coverage.is_projection is
+'projection, by SeriesDescription or ImageType';
+comment on column evidence.coverage.mosaic is 'each frame holds many slices as tiles';
+comment on column evidence.coverage.box is
+'extent of the stack along the body axes, mm; view; scale for children; one side only';
+comment on column evidence.coverage.coded_text is 'meanings of AnatomicRegionSequence';
+comment on column evidence.coverage.procedure_text is 'meanings of ProcedureCodeSequence';
+comment on column evidence.coverage.image_types is
+'distinct ImageType values, joined by a backslash';
+comment on column evidence.coverage.location is 'body part of the collection (collections.csv)';
+comment on column evidence.coverage.monitor is 'word: monitoring of a bolus';
+comment on column evidence.coverage.sheet is 'word: sheets and reports';
+comment on column evidence.coverage.mrcp is 'word: bile ducts';
+comment on column evidence.coverage.angio is 'word of the series: vessels';
+comment on column evidence.coverage.brain_habit is
+'word: sequences that are used for the brain alone';
+comment on column evidence.coverage.breast_habit is
+'word: sequences that are used for the breast alone';
+comment on column evidence.coverage.study_angio is 'word of the study: vessels';
+comment on column evidence.coverage.intervention is 'word: interventions';
+comment on column evidence.coverage.coded is
+'regions of AnatomicRegionSequence, with labels that pass their gates';
+comment on column evidence.coverage.series is 'regions of SeriesDescription, likewise';
+comment on column evidence.coverage.protocol is 'regions of ProtocolName, likewise';
+comment on column evidence.coverage.code is 'regions of ProcedureCodeSequence, likewise';
+comment on column evidence.coverage.study is 'regions of StudyDescription, likewise';
+comment on column evidence.coverage.folder is
+'regions of the folder that a scanner menu puts into StudyDescription';
+comment on column evidence.coverage.step is
+'regions of PerformedProcedureStepDescription, likewise';
+comment on column evidence.coverage.part is 'regions of BodyPartExamined, likewise';
+comment on column evidence.coverage.named is 'regions of the collection''s name, likewise';
+comment on column evidence.coverage.site is 'regions of the collection''s body part, likewise';

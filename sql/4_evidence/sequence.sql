@@ -1,14 +1,14 @@
 -- grain: one row per series
--- meaning: what its headers, numbers and words say of the pulse sequence, without a verdict
+-- meaning: headers, numbers and words that are evidence of the pulse sequence, before any rule
 -- source: DICOM PS3.3 C.8.3.1, C.8.13
 create view evidence.sequence as
-with told as (
-    -- A protocol's name speaks where the description holds no word that we know.
+with described as (
+    -- The protocol's name counts where the description holds no evidence.
     select
         s.SeriesInstanceUID,
         coalesce(d.is_evidence, false) or not coalesce(p.is_evidence, false) as is_described,
-        if(is_described, 'SeriesDescription', 'ProtocolName') as said_in,
-        if(is_described, s.SeriesDescription, s.ProtocolName) as said,
+        if(is_described, 'SeriesDescription', 'ProtocolName') as keyword,
+        if(is_described, s.SeriesDescription, s.ProtocolName) as text,
     from stage.series as s
     left join text.sequence as d on s.SeriesDescription = d.text
     left join text.sequence as p on s.ProtocolName = p.text
@@ -108,8 +108,8 @@ judged as (
 
 select
     j.*,
-    t.said_in,
-    left(t.said, 1024) as said,
+    t.keyword,
+    left(t.text, 1024) as text,
     w.* exclude (text),
     i.scout as type_scout,
     i.adc as type_adc,
@@ -152,7 +152,51 @@ select
     ) as numbers,
 from judged as j
 inner join stage.series as s on j.SeriesInstanceUID = s.SeriesInstanceUID
-inner join told as t on j.SeriesInstanceUID = t.SeriesInstanceUID
+inner join described as t on j.SeriesInstanceUID = t.SeriesInstanceUID
 inner join placed as p on j.SeriesInstanceUID = p.SeriesInstanceUID
-left join text.sequence as w on t.said = w.text
+left join text.sequence as w on t.text = w.text
 left join text.image_type as i on join_types(s.image_types, s.ImageType) = i.text;
+comment on view evidence.sequence is
+'headers, numbers and words that are evidence of the pulse sequence, one row per series';
+comment on column evidence.sequence.is_ct is 'CT, by Modality or SOP class';
+comment on column evidence.sequence.is_mr is 'MR, by Modality or SOP class';
+comment on column evidence.sequence.code is 'pulse sequence as coded: EP, GR, IR or SE';
+comment on column evidence.sequence.sequence_name is 'vendor''s sequence name';
+comment on column evidence.sequence.tr is 'repetition time, ms';
+comment on column evidence.sequence.te is 'echo time, ms';
+comment on column evidence.sequence.ti is 'inversion time, ms';
+comment on column evidence.sequence.has_two_inversions is 'two or more inversion times';
+comment on column evidence.sequence.tesla is 'field strength, tesla';
+comment on column evidence.sequence.largest_b is 'greatest b-value, s/mm2';
+comment on column evidence.sequence.is_public_b is
+'not GE, whose private element holds other values, too';
+comment on column evidence.sequence.name_diffusion is 'vendor''s sequence name: diffusion';
+comment on column evidence.sequence.flash_scout is
+'vendor''s sequence name: FLASH in 2D, as of localizers';
+comment on column evidence.sequence.family is 'EP, GR, IR or SE by code and sequence name';
+comment on column evidence.sequence.nulled is
+'tissue whose signal the inversion time nulls: fat or fluid';
+comment on column evidence.sequence.weight is 'weighting that TR and TE imply';
+comment on column evidence.sequence.echo_weights is
+'weighting of each echo time, where they differ';
+comment on column evidence.sequence.numbers_family is
+'GR or SE by flip angle, TR, TE and echo train';
+comment on column evidence.sequence.keyword is
+'attribute of `text`: SeriesDescription, or ProtocolName where that holds no evidence';
+comment on column evidence.sequence.text is 'the text that the words below were found in';
+comment on column evidence.sequence.type_scout is 'ImageType: localizer';
+comment on column evidence.sequence.type_adc is 'ImageType: ADC';
+comment on column evidence.sequence.type_trace is 'ImageType: trace of diffusion';
+comment on column evidence.sequence.type_derived is 'ImageType: projection, secondary, calculated';
+comment on column evidence.sequence.is_brain is 'the texts name the brain';
+comment on column evidence.sequence.is_trunk is 'the texts name the trunk';
+comment on column evidence.sequence.is_place is 'the texts name a region';
+comment on column evidence.sequence.is_inversion is
+'inversion recovery by code, word and inversion time';
+comment on column evidence.sequence.any_spin_echo is 'word: spin echo of any kind';
+comment on column evidence.sequence.sop_class is 'evidence: SOPClassUID and Modality';
+comment on column evidence.sequence.codes is 'evidence: coded sequence attributes';
+comment on column evidence.sequence.numbers is 'evidence: sequence numbers';
+comment on column evidence.sequence.stem is '`text` without numbers and phases';
+comment on column evidence.sequence.is_evidence is
+'`text` holds a word of a lexicon that is evidence of a sequence (lexicons.csv)';

@@ -72,3 +72,8 @@ select
     n_named,
 from named
 where n_named > compared_siblings();
+comment on view evidence.sibling is
+'series of a study that are one acquisition, one row per series that has equals';
+comment on column evidence.sibling.stem is 'SeriesDescription without numbers and phases';
+comment on column evidence.sibling.n_equal is
+'series of the study with equal grid, timing and stem, this one counted';

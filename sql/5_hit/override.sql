@@ -1,5 +1,5 @@
 -- grain: one row per series, rule and value; one value, unless protocols contradict each other
--- meaning: what people said; ranks 0 and 10 beat every rule
+-- meaning: labels that people set by overrides and protocols; ranks 0 and 10 beat every rule
 -- conflict: protocols that match one series with different values: no answer
 -- source: overrides/*.csv and protocols/*.csv of the lake; extent gates of evidence.coverage
 create view hit.override as
@@ -32,7 +32,7 @@ matched as (
 meant as (
     unpivot matched
     on columns(label_names())
-    into name label value says
+    into name label value stated
 ),
 
 gate as (
@@ -71,17 +71,17 @@ gated as (
             and m.label = 'coverage'
 ),
 
-said as (
+gated_values as (
     select
         *,
         array_to_string(
-            list_filter(string_split(says, '|'), lambda l: not list_contains(too_short, l)), '|'
+            list_filter(string_split(stated, '|'), lambda l: not list_contains(too_short, l)), '|'
         ) as value,
-        list_filter(string_split(says, '|'), lambda l: list_contains(too_short, l)) as cut
+        list_filter(string_split(stated, '|'), lambda l: list_contains(too_short, l)) as cut
     from gated
 ),
 
--- All protocols that speak, so that a contradiction shows both sides.
+-- All protocols that match, so that a contradiction shows both.
 answer as (
     select
         SeriesInstanceUID,
@@ -90,13 +90,13 @@ answer as (
         map_from_entries(list_distinct(list(struct_pack(k := keyword, v := raw)))) as texts,
         json_object(
             'protocol', string_agg(protocol, '; ' order by number),
-            'says', string_agg(if(says = '', 'none', says), '; ' order by number),
+            'says', string_agg(if(stated = '', 'none', stated), '; ' order by number),
             'too_short', nullif(list_sort(list_distinct(flatten(list(cut)))), []),
             'approved_by', string_agg(approved_by, '; ' order by number),
             'when', string_agg("when"::varchar, '; ' order by number),
             'why', string_agg(why, '; ' order by number)
-        ) as speakers
-    from said
+        ) as sources
+    from gated_values
     group by all
 ),
 
@@ -104,7 +104,7 @@ protocol as (
     select
         SeriesInstanceUID,
         label,
-        json_merge_patch(to_json(texts), speakers) as evidence,
+        json_merge_patch(to_json(texts), sources) as evidence,
         nullif(unnest(answers), 'unknown') as value
     from answer
 )

@@ -37,68 +37,81 @@ where
         repeat_kind = 'unknown_repeat' and repeats_min = repeats_max
         and repeats_max >= min_time_points()
     )
-union all
+union all by name
 select
-    SeriesInstanceUID, 'TIM-POSITIONS', 'true',
+    SeriesInstanceUID, 'TIM-POSITIONS' as rule_id, 'true' as value,
     json_object(
         'NumberOfTemporalPositions', NumberOfTemporalPositions,
         'CardiacNumberOfImages', CardiacNumberOfImages, 'repeats', repeats_max
-    )
+    ) as evidence
 from images
 where
     greatest(NumberOfTemporalPositions, CardiacNumberOfImages) > 1 and repeats_min > 1
     and coalesce(repeat_kind, '') not in ('diffusion', 'multi_echo', 'mapping', 'component')
-union all
+union all by name
 select
-    SeriesInstanceUID, 'TIM-MOSAIC', 'true',
-    json_object('ImageType', ImageType, 'n_instances', n_instances)
+    SeriesInstanceUID, 'TIM-MOSAIC' as rule_id, 'true' as value,
+    json_object('ImageType', ImageType, 'n_instances', n_instances) as evidence
 from images
 where
     is_mr and mosaic and n_instances > 1 and family = 'EP'
     and coalesce(diffusion, name_diffusion) is null and coalesce(largest_b, 0) = 0
-union all
-select SeriesInstanceUID, 'TIM-WORD', 'true', told(said_in, said, moving)
+union all by name
+select
+    SeriesInstanceUID, 'TIM-WORD' as rule_id, 'true' as value,
+    word_evidence(keyword, text, moving) as evidence
 from images
 where is_mr and moving is not null and not is_still and calibration is null
-union all
-select SeriesInstanceUID, 'TIM-PASS-WORD', 'true', told(said_in, said, phase_pass)
+union all by name
+select
+    SeriesInstanceUID, 'TIM-PASS-WORD' as rule_id, 'true' as value,
+    word_evidence(keyword, text, phase_pass) as evidence
 from images
 where is_mr and phase_pass is not null and not is_still and derived_image is null
-union all
-select SeriesInstanceUID, 'TIM-CT-WORD', 'true', told(said_in, said, ct_repeated)
+union all by name
+select
+    SeriesInstanceUID, 'TIM-CT-WORD' as rule_id, 'true' as value,
+    word_evidence(keyword, text, ct_repeated) as evidence
 from images
 where is_ct and ct_repeated is not null and not is_still
-union all
+union all by name
 select
-    SeriesInstanceUID, 'TIM-CT-BOLUS', 'true',
-    json_object(said_in, said, 'word', bolus_start, 'slice_count', slice_count)
+    SeriesInstanceUID, 'TIM-CT-BOLUS' as rule_id, 'true' as value,
+    json_object(keyword, text, 'word', bolus_start, 'slice_count', slice_count) as evidence
 from images
 where is_ct and bolus_start is not null and slice_count <= bolus_locations()
-union all
+union all by name
 select
-    SeriesInstanceUID, 'TIM-SIBLINGS', 'true',
-    json_object('n_equal', n_equal, 'name', equal_stem)
+    SeriesInstanceUID, 'TIM-SIBLINGS' as rule_id, 'true' as value,
+    json_object('n_equal', n_equal, 'name', equal_stem) as evidence
 from images
 where is_mr and n_equal >= siblings_mr()
-union all
+union all by name
 select
-    SeriesInstanceUID, 'TIM-SIBLINGS-NAMED', 'true',
-    json_object('n_equal', n_equal, said_in, said, 'word', coalesce(moving, phase_number))
+    SeriesInstanceUID,
+    'TIM-SIBLINGS-NAMED' as rule_id,
+    'true' as value,
+    json_object('n_equal', n_equal, keyword, text, 'word', coalesce(moving, phase_number))
+        as evidence
 from images
 where is_mr and n_equal >= siblings_named() and coalesce(moving, phase_number) is not null
-union all
+union all by name
 select
-    SeriesInstanceUID, 'TIM-SIBLINGS-CT', 'true',
-    json_object('n_equal', n_equal, 'name', equal_stem)
+    SeriesInstanceUID, 'TIM-SIBLINGS-CT' as rule_id, 'true' as value,
+    json_object('n_equal', n_equal, 'name', equal_stem) as evidence
 from images
 where is_ct and n_equal >= siblings_ct()
-union all
-select SeriesInstanceUID, 'TIM-SINGLE', 'false', json_object(said_in, said)
+union all by name
+select
+    SeriesInstanceUID, 'TIM-SINGLE' as rule_id, 'false' as value,
+    json_object(keyword, text) as evidence
 from images
 where
     is_ct or is_evidence or coalesce(single_phase, three_d, family, numbers_family) is not null
-union all
-select i.SeriesInstanceUID, 'TIM-UNTOLD', 'false', json_object(i.said_in, i.said)
+union all by name
+select
+    i.SeriesInstanceUID, 'TIM-UNTOLD' as rule_id, 'false' as value,
+    json_object(i.keyword, i.text) as evidence
 from images as i
 inner join stage.series as s on i.SeriesInstanceUID = s.SeriesInstanceUID
 inner join text.description as t on s.SeriesDescription = t.text

@@ -1,5 +1,5 @@
 -- grain: one row per series and label
--- meaning: which rule decided, what it said, what the other rules said
+-- meaning: the rule that decided, its value and evidence, and the rules that lost
 -- conflict: rules of one contest contradict each other; rules of other contests only lose
 -- source: hit.*; lowest rank wins; equal rank with different values is no answer
 create view decision.decision as
@@ -19,6 +19,8 @@ hits as (
     select * from hit.override
     union all by name
     select * from hit.sequence
+    union all by name
+    select * from hit.sequence_mr
     union all by name
     select * from hit.view
     union all by name

@@ -40,11 +40,11 @@ comment on column series.n_stacks is 'stacks: frames that fit on one grid';
 comment on column series.repeats_min is 'least number of frames at one location';
 comment on column series.repeats_max is 'greatest number of frames at one location';
 comment on column series.repeat_kind is
-'what tells frames at one location apart: temporal, cine, diffusion, multi_echo, ...';
+'what differs between frames at one location: temporal, cine, diffusion, multi_echo, ...';
 comment on column series.geometry is 'regular, or what is wrong with the stack';
 comment on column series.missing_slice_count is 'slices missing inside the stack';
 comment on column series.is_salvageable is 'a split or resampling would give a volume';
-comment on column series.salvage is 'how, in words';
+comment on column series.salvage is 'how';
 comment on column series.mosaic is 'each frame holds many slices as tiles';
 comment on column series.effective_spacing_mm is 'slice spacing after resizing to 48 slices, mm';
 comment on column series.effective_row_spacing_mm is 'distance of rows after resizing to 192, mm';
@@ -64,41 +64,41 @@ comment on column series.exclusion_evidence is
 comment on column series.label_mode is 'paper, default or strict';
 comment on column series.rule_set is 'hash of the rules that made this row';
 comment on column series.labelled_at is 'when, UTC';
-comment on column series.sequence is 'CT, or the class of MR sequence; NULL = cannot be told';
+comment on column series.sequence is 'CT, or the class of MR sequence; NULL = unknown';
 comment on column series.sequence_rule is 'the rule that decided; see rule_use';
 comment on column series.sequence_tier is
 'how strong its evidence is: site, coded, numeric, series_text, ...';
 comment on column series.sequence_evidence is 'JSON: DICOM keyword to raw value';
-comment on column series.sequence_conflict is 'other evidence says otherwise';
+comment on column series.sequence_conflict is 'other evidence contradicts it';
 comment on column series.sequence_losers is 'rules that fired and were outranked';
-comment on column series."view" is 'axial, coronal, sagittal, oblique; NULL = cannot be told';
+comment on column series."view" is 'axial, coronal, sagittal, oblique; NULL = unknown';
 comment on column series.view_rule is 'the rule that decided; see rule_use';
 comment on column series.view_tier is
 'how strong its evidence is: site, coded, numeric, series_text, ...';
 comment on column series.view_evidence is 'JSON: DICOM keyword to raw value';
-comment on column series.view_conflict is 'other evidence says otherwise';
+comment on column series.view_conflict is 'other evidence contradicts it';
 comment on column series.view_losers is 'rules that fired and were outranked';
-comment on column series.contrast is 'contrast agent in the vessels; NULL = cannot be told';
+comment on column series.contrast is 'contrast agent in the vessels; NULL = unknown';
 comment on column series.contrast_rule is 'the rule that decided; see rule_use';
 comment on column series.contrast_tier is
 'how strong its evidence is: site, coded, numeric, series_text, ...';
 comment on column series.contrast_evidence is 'JSON: DICOM keyword to raw value';
-comment on column series.contrast_conflict is 'other evidence says otherwise';
+comment on column series.contrast_conflict is 'other evidence contradicts it';
 comment on column series.contrast_losers is 'rules that fired and were outranked';
 comment on column series.coverage is
-'which of the nine targets lie in the scan entirely; empty = none; NULL = cannot be told';
+'which of the nine targets lie in the scan entirely; empty = none; NULL = unknown';
 comment on column series.coverage_rule is 'the rule that decided; see rule_use';
 comment on column series.coverage_tier is
 'how strong its evidence is: site, coded, numeric, series_text, ...';
 comment on column series.coverage_evidence is 'JSON: DICOM keyword to raw value';
-comment on column series.coverage_conflict is 'other evidence says otherwise';
+comment on column series.coverage_conflict is 'other evidence contradicts it';
 comment on column series.coverage_losers is 'rules that fired and were outranked';
-comment on column series.time_series is 'dynamic or one of a split dynamic; NULL = cannot be told';
+comment on column series.time_series is 'dynamic or one of a split dynamic; NULL = unknown';
 comment on column series.time_series_rule is 'the rule that decided; see rule_use';
 comment on column series.time_series_tier is
 'how strong its evidence is: site, coded, numeric, series_text, ...';
 comment on column series.time_series_evidence is 'JSON: DICOM keyword to raw value';
-comment on column series.time_series_conflict is 'other evidence says otherwise';
+comment on column series.time_series_conflict is 'other evidence contradicts it';
 comment on column series.time_series_losers is 'rules that fired and were outranked';
 comment on column series.x_geom is 'inconsistent or invalid positions or spacing';
 comment on column series.x_few is 'fewer than 16 slice locations';

@@ -12,7 +12,7 @@ with part as (
     where paper_split is not null
 ),
 
-told as (
+labelled as (
     select division, part, 'all' as label, 'series' as value
     from part
 
@@ -73,7 +73,7 @@ select
     count(t.part) as total,
 from known as k
 cross join division as d
-left join told as t on k.label = t.label and k.value = t.value and d.division = t.division
+left join labelled as t on k.label = t.label and k.value = t.value and d.division = t.division
 group by d.division, k.label, k.value, k.place
 order by
     d.division,

@@ -89,9 +89,9 @@ comment on column protocols.labels_to_win is
 'missing or contested labels of series that are in, or that such a label would bring in';
 comment on column protocols.n_series is 'series with a missing or contested label';
 comment on column protocols.n_conflict is 'of them: with a contested label';
-comment on column protocols.no_sequence is 'of them: sequence cannot be told';
-comment on column protocols.no_view is 'of them: view cannot be told';
-comment on column protocols.no_contrast is 'of them: contrast cannot be told';
-comment on column protocols.no_coverage is 'of them: coverage cannot be told';
-comment on column protocols.no_time_series is 'of them: whether it is a time series cannot be told';
+comment on column protocols.no_sequence is 'of them: sequence is unknown';
+comment on column protocols.no_view is 'of them: view is unknown';
+comment on column protocols.no_contrast is 'of them: contrast is unknown';
+comment on column protocols.no_coverage is 'of them: coverage is unknown';
+comment on column protocols.no_time_series is 'of them: time_series is unknown';
 comment on column protocols.example is 'SeriesInstanceUID of one of them, for radnet-lake explain';

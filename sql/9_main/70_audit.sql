@@ -2,7 +2,7 @@
 -- meaning: how hard the header's label is to believe for whoever sees the picture; most first
 -- source: series against predictions, of several networks the one that was asked last
 create view audit as
-with told as (
+with predicted as (
     select *
     from predictions
     where reason is null
@@ -23,7 +23,7 @@ seen as (
         p.coverage_probabilities,
         p.effective_spacing_mm as p_spacing_mm,
         s.slice_spacing_mm * greatest(s.slice_count, p.slices) / p.slices as spacing_mm,
-    from told as p
+    from predicted as p
     inner join series as s on p.SeriesInstanceUID = s.SeriesInstanceUID
 ),
 
@@ -146,7 +146,7 @@ comment on column audit.probability is
 comment on column audit.surprise is '-ln(probability), at most 16';
 comment on column audit.rule_id is 'the rule that made header_value; see rule_use';
 comment on column audit.tier is 'how strong its evidence is';
-comment on column audit.conflict is 'other evidence of the headers says otherwise too';
+comment on column audit.conflict is 'other evidence of the headers contradicts it, too';
 comment on column audit.split is
 'as in training_set: on train a network may have learnt the wrong label; NULL: excluded series';
 comment on column audit.checkpoint is 'the network: the one that was asked last';

@@ -1,8 +1,8 @@
 -- grain: one row per series and label that the headers could not tell and the network does
--- meaning: what the picture says, with its probability; likeliest first
+-- meaning: the network's label, with its probability; the most probable first
 -- source: series and predictions, of several networks the one that was asked last
 create view filled_labels as
-with told as (
+with predicted as (
     select *
     from predictions
     where reason is null
@@ -40,7 +40,7 @@ lacking as (
                 'is_known': s.coverage is not null
             }
         ], recursive := true),
-    from told as p
+    from predicted as p
     inner join series as s on p.SeriesInstanceUID = s.SeriesInstanceUID
 )
 

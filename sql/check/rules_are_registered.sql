@@ -3,6 +3,9 @@ with hits as (
     select 'sequence' as label, SeriesInstanceUID, rule_id
     from hit.sequence
     union all
+    select 'sequence', SeriesInstanceUID, rule_id
+    from hit.sequence_mr
+    union all
     select 'view', SeriesInstanceUID, rule_id
     from hit.view
     union all

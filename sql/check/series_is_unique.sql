@@ -1,4 +1,4 @@
--- grain: one row per series that stands twice
+-- grain: one row per series with several rows
 select SeriesInstanceUID
 from labelled.series
 group by SeriesInstanceUID
