@@ -85,6 +85,7 @@ def test_frozen_encoder_keeps_nothing_for_a_gradient() -> None:
     assert not any(stage.requires_grad for stage in stages)
 
 
+@pytest.mark.long
 def test_it_learns_a_ball_from_two_windows() -> None:
     torch.manual_seed(0)
     segmenter = Segmenter(SMALL, 4).train()

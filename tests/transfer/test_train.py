@@ -90,6 +90,7 @@ def test_a_frozen_encoder_stays_and_the_decoder_learns(cases: str, tmp_path: Pat
     assert run.folder.read("regions.pt")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("freeze", "kept"), [("2", 2), ("none", -1), ("scratch", -1)])
 def test_what_is_frozen_stays_with_its_statistics(
     cases: str, tmp_path: Path, freeze: str, kept: int
