@@ -29,7 +29,7 @@ LISTED = pa.schema(
         ("size_bytes", pa.int64()),
         ("modified", pa.int64()),
         ("etag", pa.string()),
-        ("trouble", pa.string()),
+        ("reject_reason", pa.string()),
     ]
 )
 """The fields of store.Entry."""
@@ -154,7 +154,7 @@ def _match(
     stamps = pc.cast(matched["modified"], pa.int64())
     same = pc.and_(same, pc.equal(facts["modified"], stamps))
     same = pc.and_(pc.fill_null(same, False), same_etag)
-    unread = pc.fill_null(pc.equal(facts["trouble"], "unreadable"), False)
+    unread = pc.fill_null(pc.equal(facts["reject_reason"], "unreadable"), False)
     return matched, pc.and_not(same, unread)
 
 
@@ -185,7 +185,7 @@ def _judge(
 
 
 def _is_same(row: dict[str, Any], fact: Entry, approved: frozenset[str]) -> bool:
-    if not row["is_final"] or fact.trouble == "unreadable":
+    if not row["is_final"] or fact.reject_reason == "unreadable":
         return False
     if row["size_bytes"] != fact.size_bytes or row["etag"] != fact.etag:
         return False

@@ -29,14 +29,14 @@ from radnet_lake.harvest.file_index import Ledger, find_known
 from radnet_lake.lake.log import Lake, Part, open_lake, partition_name, utc_now
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 from radnet_lake.privacy.free_text import load_vocabulary
-from radnet_lake.storage.archive import ArchiveTrouble, archive_kind, list_members
+from radnet_lake.storage.archive import ArchiveError, archive_kind, list_members
 from radnet_lake.storage.sources import (
     Entry,
-    ReadTrouble,
+    ReadFailure,
+    classify_os_error,
     open_file,
     read_heads,
     read_range,
-    read_trouble,
 )
 
 FLUSH_ROWS = 50_000
@@ -129,13 +129,13 @@ class _Chunk:
             self.add("removals", uri, {"removed_harvested_at": stamp, "reason": "changed"})
         readable = []
         for entry in known.pending:
-            if entry.trouble:
-                self.read_entry(entry, Reject(entry.trouble, "seen when listing"))
+            if entry.reject_reason:
+                self.read_entry(entry, Reject(entry.reject_reason, "seen when listing"))
             else:
                 readable.append(entry)
         refused = 0
         for entry, head in read_heads(readable, self.next_read):
-            refused += isinstance(head, ReadTrouble) and head.reason == "unreadable"
+            refused += isinstance(head, ReadFailure) and head.reason == "unreadable"
             self.read_entry(entry, head)
         if refused == len(readable) >= MANY_REFUSED and readable[0].uri.startswith("s3://"):
             remedy = "allow s3:GetObject, then run again"
@@ -193,7 +193,7 @@ class _Chunk:
             return (match[1] if match else None) or DEFAULT_COLLECTION
         return self.job.collection or DEFAULT_COLLECTION
 
-    def read_entry(self, entry: Entry, head: bytes | ReadTrouble | Reject) -> None:
+    def read_entry(self, entry: Entry, head: bytes | ReadFailure | Reject) -> None:
         """One listed file: an object, or an archive of objects."""
         self.collection = self.name_collection(entry.uri)
         self.first_is_remote = entry.uri.startswith("s3://")
@@ -233,14 +233,14 @@ class _Chunk:
                     stamp = member.modified if member.path else entry.modified
                     size = member.size_bytes if member.path else entry.size_bytes
                     own = self.file_facts(size, stamp, facts["etag"])
-                    if member.trouble:
-                        self.reject(self.seal(uri), own, *member.trouble)
+                    if member.error:
+                        self.reject(self.seal(uri), own, *member.error)
                         continue
                     self.read_member(uri, own, member.read, file)
                     if self.held >= FLUSH_ROWS:
                         self.flush()
         except OSError as error:
-            trouble = read_trouble(error)
+            trouble = classify_os_error(error)
             self.reject(self.seal(entry.uri), facts, trouble.reason, trouble.detail)
             file["is_final"] = False
 
@@ -264,7 +264,7 @@ class _Chunk:
         try:
             head = read(0, FIRST_READ_LOCAL)
             self.read_object(uri, facts, read, head, file)
-        except ArchiveTrouble as trouble:
+        except ArchiveError as trouble:
             self.reject(self.seal(uri), facts, trouble.reason, trouble.detail)
 
     def read_object(self, uri: str, facts: Row, read: Read, head: bytes, file: Row) -> None:
@@ -277,7 +277,7 @@ class _Chunk:
             header = read_header(read, facts["size_bytes"], head)
             rows = header if isinstance(header, Reject) else frame_rows(header)
         except OSError as error:
-            trouble = read_trouble(error)
+            trouble = classify_os_error(error)
             self.reject(stored, facts, trouble.reason, trouble.detail)
             file["is_final"] = False
             return

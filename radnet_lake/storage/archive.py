@@ -1,8 +1,11 @@
-"""Archives inside archives: zip, tar and gzip, member by member, never unpacked under a name.
+"""Takes a zip, tar or gzip file, yields its members and those of archives in it, without unpacking.
 
-Every bound of `Limits` holds over the whole nest. What cannot be read is a member with a trouble,
-so that it becomes a reject row. An OSError of the file itself, or of the temporary folder, is
-passed on: it says nothing about the archive, and the file may be tried again.
+Each limit of `Limits` holds for the outer archive and all inner ones together. A member that cannot
+be read carries an error, so that it becomes a reject row. An OSError of the file itself, or of the
+temporary folder, is raised, because it is no property of the archive: the file is tried again.
+
+Not libarchive or stream-unzip, because hostile archives need every one of these limits, and members
+of a zip file on S3 are read in ranges.
 """
 
 import hashlib
@@ -13,7 +16,7 @@ from typing import BinaryIO, NamedTuple
 
 from radnet_lake.storage.archive_stream import (
     MIB,
-    ArchiveTrouble,
+    ArchiveError,
     Budget,
     Gunzip,
     Item,
@@ -23,10 +26,10 @@ from radnet_lake.storage.archive_stream import (
 from radnet_lake.storage.archive_tar import list_tar
 from radnet_lake.storage.archive_zip import list_zip
 
-__all__ = ["ArchiveTrouble", "Limits", "Member", "archive_kind", "list_members"]
+__all__ = ["ArchiveError", "Limits", "Member", "archive_kind", "list_members"]
 
 HEAD_BYTES = 512
-"""A tar header; every other magic number that is looked for inside archives lies before its end."""
+"""A tar header; the other magic numbers of nested archives lie within it."""
 MAX_NAME_CHARACTERS = 4096
 MAX_GZIP_TAIL_BYTES = MIB
 
@@ -41,25 +44,25 @@ class Member(NamedTuple):
     """One file in an archive.
 
     path: its name, printable, nested ones joined with '!/'; '' is the outermost archive itself.
-    size_bytes: uncompressed, as declared; -1 if only reading would tell (gzip).
-    modified: microseconds since the epoch, UTC (zip's zoneless times too); None if not told.
-    read: the next n bytes, fewer only at the end or before a break; after that ArchiveTrouble is
-        raised. Not to be called once the next member was asked for.
-    trouble: (reject reason, detail) if it cannot be read at all.
+    size_bytes: uncompressed, as declared; -1 if it is known only after reading (gzip).
+    modified: microseconds since the epoch, UTC (zip's zoneless times too); None if not stated.
+    read: the next n bytes, fewer only at the end or before damage; after that it raises
+        ArchiveError. Invalid once the next member was requested.
+    error: (reject reason, detail) if it cannot be read at all.
     """
 
     path: str
     size_bytes: int
     modified: int | None
     read: Callable[[int], bytes]
-    trouble: tuple[str, str] | None
+    error: tuple[str, str] | None
 
 
 def archive_kind(head: bytes) -> str | None:
-    """Tell 'zip', 'gzip', 'tar' or 'unsupported' by magic bytes; None is no archive.
+    """First bytes of a file -> 'zip', 'gzip', 'tar', 'unsupported', or None for no archive.
 
-    head: the first bytes of the file; 512 are enough, an ISO image needs 33,000. A DICOM file is
-    never an archive, for its preamble may look like one (PS3.10 7.1).
+    head: 512 bytes are enough; an ISO image needs 33,000. A file with the DICOM prefix is never an
+    archive, because its preamble may look like one (PS3.10 7.1).
     """
     if head[128:132] == b"DICM":
         return None
@@ -77,18 +80,18 @@ def archive_kind(head: bytes) -> str | None:
 def list_members(
     file: BinaryIO, kind: str, size_bytes: int, name: str, limits: Limits | None = None
 ) -> Iterator[Member]:
-    """Yield the members of an archive, and of archives in it; what is not read is skipped.
+    """Yield the members of an archive and of archives in it; unread bytes are skipped.
 
-    file: seekable. kind: what archive_kind said. size_bytes: the file's size, for the ratio. name:
-    the file's name, from which a gzip file's one member has its own. Raises OSError when the file
-    or the temporary folder fails; what is wrong with the archive is a member with a trouble.
+    file: seekable. kind: of archive_kind. size_bytes: the file's size, for the ratio. name: the
+    file's name, from which the one member of a gzip file is named. Raises OSError when the file or
+    the temporary folder fails; damage of the archive is a member with an error.
     """
-    place = _Place("", _last_part(name), 1, Budget(limits or Limits(), size_bytes))
-    yield from _list_archive(kind, Stream(file.read, file), place)
+    level = _Level("", _last_part(name), 1, Budget(limits or Limits(), size_bytes))
+    yield from _list_archive(kind, Stream(file.read, file), level)
 
 
-class _Place(NamedTuple):
-    """An archive in the nest. path: its members' paths start with it; name: its raw file name."""
+class _Level(NamedTuple):
+    """One archive, outer or nested. path: prefix of its members' paths. name: its raw file name."""
 
     path: str
     name: str
@@ -96,15 +99,15 @@ class _Place(NamedTuple):
     budget: Budget
 
 
-class _Names:
-    """The names met in one archive, as printable paths that stay apart."""
+class _UniquePaths:
+    """Raw member names of one archive -> printable paths, unique by a number."""
 
     def __init__(self, archive_path: str) -> None:
         self._start = f"{archive_path}!/" if archive_path else ""
         self._counts: dict[bytes, int] = {}
 
     def add(self, name: str) -> str:
-        """Return the path, in the nest, of a member with this raw name."""
+        """Raw name of a member -> its path from the outermost archive."""
         name = _make_printable(name[:MAX_NAME_CHARACTERS].removeprefix("./")) or "unnamed"
         digest = _digest(name)
         n_before = self._counts.get(digest, 0)
@@ -117,88 +120,88 @@ class _Names:
         return self._start + unique
 
 
-def _list_archive(kind: str, stream: Stream, place: _Place) -> Iterator[Member]:
-    limits = place.budget.limits
-    names = _Names(place.path)
+def _list_archive(kind: str, stream: Stream, level: _Level) -> Iterator[Member]:
+    limits = level.budget.limits
+    names = _UniquePaths(level.path)
     is_empty = True
     try:
         if kind == "unsupported":
-            raise ArchiveTrouble("archive_unsupported", "an archive format that is not read")
-        if place.depth > limits.depth:
-            raise ArchiveTrouble("archive_too_deep", f"more than {limits.depth} archives deep")
-        for item in _list_items(kind, stream, place):
+            raise ArchiveError("archive_unsupported", "an archive format that is not supported")
+        if level.depth > limits.depth:
+            raise ArchiveError("archive_too_deep", f"more than {limits.depth} archives deep")
+        for item in _list_items(kind, stream, level):
             is_empty = False
-            yield from _list_or_enter(item, names, place)
+            yield from _list_or_enter(item, names, level)
         if is_empty:
-            raise ArchiveTrouble("archive_empty", "no member")
-    except ArchiveTrouble as trouble:
-        yield _refuse(place.path, trouble)
+            raise ArchiveError("archive_empty", "no member")
+    except ArchiveError as error:
+        yield _refuse(level.path, error)
 
 
-def _list_items(kind: str, stream: Stream, place: _Place) -> Iterator[Item]:
+def _list_items(kind: str, stream: Stream, level: _Level) -> Iterator[Item]:
     if kind == "zip":
-        return list_zip(stream, place.budget)
+        return list_zip(stream, level.budget)
     if kind == "tar":
-        return list_tar(stream, place.budget)
-    return _list_gzip(stream, place)
+        return list_tar(stream, level.budget)
+    return _list_gzip(stream, level)
 
 
-def _list_gzip(stream: Stream, place: _Place) -> Iterator[Item]:
+def _list_gzip(stream: Stream, level: _Level) -> Iterator[Item]:
     seconds = int.from_bytes(stream.peek(10)[4:8], "little")
-    gunzip = Gunzip(stream, place.budget)
+    gunzip = Gunzip(stream, level.budget)
     content = Stream(gunzip.read)
     if archive_kind(content.peek(HEAD_BYTES)) == "tar":
-        yield from list_tar(content, place.budget)
-        # Past the tar's end lie padding and the checksum of all that was expanded.
+        yield from list_tar(content, level.budget)
+        # Read on, because the gzip checksum of all expanded bytes lies behind the tar's padding.
         content.read(MAX_GZIP_TAIL_BYTES)
         return
-    gunzip.most_bytes = place.budget.limits.member_bytes
-    place.budget.count_member()
-    name = re.sub(r"(?i)\.gz$", "", place.name)
+    gunzip.max_bytes = level.budget.limits.member_bytes
+    level.budget.count_member()
+    name = re.sub(r"(?i)\.gz$", "", level.name)
     yield Item(name, -1, seconds * 1_000_000 or None, content)
 
 
-def _list_or_enter(item: Item, names: _Names, place: _Place) -> Iterator[Member]:
-    """Yield one member, or, if it is an archive by its content, the members in it."""
+def _list_or_enter(item: Item, names: _UniquePaths, level: _Level) -> Iterator[Member]:
+    """Yield one member, or the members in it if its content is an archive."""
     path = names.add(item.name)
     try:
-        content = _judge_name(item.name) or item.content
-        if isinstance(content, ArchiveTrouble):
+        content = _check_name(item.name) or item.content
+        if isinstance(content, ArchiveError):
             raise content
         kind = archive_kind(content.peek(HEAD_BYTES))
-    except ArchiveTrouble as trouble:
-        yield _refuse(path, trouble, item.size_bytes, item.modified)
+    except ArchiveError as error:
+        yield _refuse(path, error, item.size_bytes, item.modified)
         return
     if kind is None:
         yield Member(path, item.size_bytes, item.modified, content.read, None)
     else:
-        inner = _Place(path, _last_part(item.name), place.depth + 1, place.budget)
+        inner = _Level(path, _last_part(item.name), level.depth + 1, level.budget)
         yield from _list_archive(kind, content, inner)
 
 
 def _refuse(
-    path: str, trouble: ArchiveTrouble, size_bytes: int = -1, modified: int | None = None
+    path: str, error: ArchiveError, size_bytes: int = -1, modified: int | None = None
 ) -> Member:
-    reason, detail = trouble.reason, trouble.detail
+    reason, detail = error.reason, error.detail
 
     def read(n_bytes: int) -> bytes:
-        raise ArchiveTrouble(reason, detail)
+        raise ArchiveError(reason, detail)
 
     return Member(path, size_bytes, modified, read, (reason, detail))
 
 
 def _digest(name: str) -> bytes:
-    # A million names of any length must fit into memory.
+    # Hashed, because a million names of any length must fit into memory.
     return hashlib.blake2b(name.encode(), digest_size=16).digest()
 
 
-def _judge_name(name: str) -> ArchiveTrouble | None:
+def _check_name(name: str) -> ArchiveError | None:
     if len(name) > MAX_NAME_CHARACTERS:
         detail = f"a name of more than {MAX_NAME_CHARACTERS} characters"
-        return ArchiveTrouble("archive_unsafe_path", detail)
+        return ArchiveError("archive_unsafe_path", detail)
     is_absolute = name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[\\/]", name)
     if is_absolute or ".." in re.split(r"[\\/]", name):
-        return ArchiveTrouble("archive_unsafe_path", "an absolute name, or one with '..'")
+        return ArchiveError("archive_unsafe_path", "an absolute name, or one with '..'")
     return None
 
 
@@ -207,7 +210,7 @@ def _last_part(name: str) -> str:
 
 
 def _make_printable(name: str) -> str:
-    """Percent-encode what is not printable, '%' itself, and '!/', which parts nested names."""
+    """Percent-encode unprintable characters, '%' itself, and '!/', which separates nested names."""
 
     def encode(match: re.Match[str]) -> str:
         text = match[0]

@@ -1,4 +1,7 @@
-"""The members of a tar stream. Not by tarfile: its time for hostile headers has no bound."""
+"""Takes a tar stream, yields its members.
+
+Parsed here because tarfile's time for hostile headers has no bound; tarfile decodes each block.
+"""
 
 import tarfile
 from collections.abc import Iterator
@@ -7,17 +10,17 @@ from datetime import UTC, datetime
 from radnet_lake.storage.archive_stream import (
     MIB,
     STALE,
-    ArchiveTrouble,
+    ArchiveError,
     Budget,
     Item,
     Stream,
-    judge_link,
+    check_link,
     too_large,
     translate_damage,
 )
 
 MAX_EXTENSION_BYTES = MIB
-"""Of one extended tar header (long names, pax records): names and xattrs fit many times."""
+"""Size of one extended header (long names, pax records); real ones are far smaller."""
 
 _EXTENSIONS = (
     tarfile.XHDTYPE,
@@ -30,15 +33,15 @@ _PAX_KEYS = {b"path": "path", b"linkpath": "linkpath", b"size": "size", b"mtime"
 
 
 def list_tar(stream: Stream, budget: Budget) -> Iterator[Item]:
-    """Yield files, and links that lead out; directories, devices and other links hold nothing.
+    """Yield files, and links that point out; directories, devices and other links are skipped.
 
-    Raises ArchiveTrouble where the stream as a whole is damaged or goes past the budget.
+    Raises ArchiveError where the stream as a whole is damaged or goes past the budget.
     """
     extended: dict[str, str] = {}
     while True:
         block = stream.read(tarfile.BLOCKSIZE)
         if len(block) < tarfile.BLOCKSIZE:
-            raise ArchiveTrouble("archive_damaged", "a tar file without its end mark")
+            raise ArchiveError("archive_damaged", "a tar file without its end marker")
         if not any(block):
             return
         with translate_damage():
@@ -51,7 +54,7 @@ def list_tar(stream: Stream, budget: Budget) -> Iterator[Item]:
             info.linkname = extended.get("linkpath", info.linkname)
             info.size = int(extended.get("size", info.size))
         if info.size < 0:
-            raise ArchiveTrouble("archive_damaged", "a negative size")
+            raise ArchiveError("archive_damaged", "a negative size")
         modified = _to_microseconds(extended.get("mtime", info.mtime))
         is_sparse = info.type == tarfile.GNUTYPE_SPARSE or "sparse" in extended
         extended = {}
@@ -59,24 +62,24 @@ def list_tar(stream: Stream, budget: Budget) -> Iterator[Item]:
             continue
         if info.issym() or info.islnk():
             base = info.name if info.issym() else ""
-            if trouble := judge_link(base, info.linkname):
-                yield Item(info.name, -1, None, trouble)
+            if error := check_link(base, info.linkname):
+                yield Item(info.name, -1, None, error)
             continue
         if info.type == tarfile.GNUTYPE_SPARSE and block[482]:
             while stream.read(tarfile.BLOCKSIZE)[504:505].strip(b"\0"):
-                pass  # blocks of its map lie before the data, each telling if another follows
-        part = _Part(stream, info.size)
-        content: Stream | ArchiveTrouble = Stream(part.read)
+                pass  # blocks of the sparse map, each with a flag whether another one follows
+        member = _MemberReader(stream, info.size)
+        content: Stream | ArchiveError = Stream(member.read)
         if info.size > budget.limits.member_bytes:
             content = too_large(budget.limits.member_bytes, "bytes")
         elif is_sparse:
-            content = ArchiveTrouble("archive_unsupported", "a sparse tar member")
+            content = ArchiveError("archive_unsupported", "a sparse tar member")
         yield Item(info.name, info.size, modified, content)
-        part.close()
+        member.close()
         stream.skip(-info.size % tarfile.BLOCKSIZE)
 
 
-class _Part:
+class _MemberReader:
     """One member's bytes in a tar stream."""
 
     def __init__(self, stream: Stream, n_bytes: int) -> None:
@@ -89,7 +92,7 @@ class _Part:
         wanted = min(n_bytes, self._left)
         data = self._stream.read(wanted)
         if wanted and not data:
-            raise ArchiveTrouble("archive_damaged", "ends inside a member")
+            raise ArchiveError("archive_damaged", "ends inside a member")
         self._left -= len(data)
         return data
 
@@ -99,9 +102,9 @@ class _Part:
 
 
 def _read_extension(info: tarfile.TarInfo, stream: Stream) -> dict[str, str]:
-    """Read the extended header before a member: what it says of path, linkpath, size and mtime."""
+    """Extended header before a member -> its path, linkpath, size and mtime where stated."""
     if not 0 <= info.size <= MAX_EXTENSION_BYTES:
-        raise ArchiveTrouble("archive_damaged", f"a tar header of {info.size} bytes")
+        raise ArchiveError("archive_damaged", f"a tar header of {info.size} bytes")
     data = stream.read(info.size)
     stream.skip(-info.size % tarfile.BLOCKSIZE)
     if info.type == tarfile.GNUTYPE_LONGNAME:
@@ -110,14 +113,14 @@ def _read_extension(info: tarfile.TarInfo, stream: Stream) -> dict[str, str]:
         return {"linkpath": _decode(data.rstrip(b"\0"))}
     if info.type == tarfile.XGLTYPE:
         return {}
-    # tarfile's time for a hostile one grows with the square of its length.
+    # Parsed here, because tarfile's time grows with the square of the record's length.
     records, start = {}, 0
     while start < len(data) and data[start]:
         space = data.index(b" ", start, start + 12)
         end = start + int(data[start:space])
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if end <= space or not equals or data[end - 1 : end] != b"\n":
-            raise ArchiveTrouble("archive_damaged", "a pax record that cannot be")
+            raise ArchiveError("archive_damaged", "an invalid pax record")
         if key in _PAX_KEYS or key.startswith(b"GNU.sparse."):
             records[_PAX_KEYS.get(key, "sparse")] = _decode(value)
         start = end

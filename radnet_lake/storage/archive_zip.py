@@ -1,4 +1,7 @@
-"""The members of a zip file, by the standard library behind a guard."""
+"""Takes a zip file, yields its members.
+
+Read by the standard library's zipfile, with sizes and offsets checked before it sees them.
+"""
 
 import stat
 import struct
@@ -9,20 +12,20 @@ from datetime import UTC, datetime
 from typing import BinaryIO, cast
 
 from radnet_lake.storage.archive_stream import (
-    PIECE_BYTES,
+    CHUNK_BYTES,
     STALE,
-    ArchiveTrouble,
+    ArchiveError,
     Budget,
     Item,
     Limits,
     Stream,
-    judge_link,
+    check_link,
     too_large,
     translate_damage,
 )
 
 MAX_EXTRA_BYTES = 4096
-"""Of one entry's extra field in the directory: zipfile's time grows with its square."""
+"""Size of an entry's extra field; bounded, because zipfile's time grows with its square."""
 MAX_LINK_CHARACTERS = 4096
 
 _CENTRAL_ENTRY = struct.Struct("<4s4xH18xHHH12x")
@@ -30,29 +33,29 @@ _UTF8_FLAG = 0x800
 
 
 def list_zip(stream: Stream, budget: Budget) -> Iterator[Item]:
-    """Yield files, and links that lead out, in the file's order; directories hold nothing.
+    """Yield files, and links that point out, in the file's order; directories are skipped.
 
-    Raises ArchiveTrouble where the file as a whole is damaged or goes past the budget, OSError
+    Raises ArchiveError where the file as a whole is damaged or goes past the budget, OSError
     where the file or the temporary folder fails.
     """
     if stream.file:
         yield from _list_file(stream.file, budget)
         return
-    # A zip file is read from its end. The temporary file has no name, so it cannot outlive a kill.
-    most_bytes = budget.limits.spool_bytes
+    # A zip file is read from its end. A killed process leaves nothing: the file has no name.
+    max_bytes = budget.limits.spool_bytes
     n_bytes = 0
     with tempfile.TemporaryFile() as spool:
-        while part := stream.read(PIECE_BYTES):
+        while part := stream.read(CHUNK_BYTES):
             n_bytes += len(part)
-            if n_bytes > most_bytes:
-                raise too_large(most_bytes, "bytes of zip file inside")
+            if n_bytes > max_bytes:
+                raise too_large(max_bytes, "bytes of nested zip file")
             spool.write(part)
         yield from _list_file(spool, budget)
 
 
 def _list_file(file: BinaryIO, budget: Budget) -> Iterator[Item]:
     archive = _open_zip(file, budget.limits)
-    # In the file's order: ranged reads go forward, and shared bytes show.
+    # In the file's order, so that ranged reads go forward and overlapping members are found.
     infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
     ends = [*(info.header_offset for info in infos[1:]), archive.start_dir]
     for info, end in zip(infos, ends, strict=False):
@@ -61,27 +64,27 @@ def _list_file(file: BinaryIO, budget: Budget) -> Iterator[Item]:
             continue
         modified = _read_time(info)
         try:
-            if trouble := _find_trouble(info, end, budget.limits):
-                raise trouble
+            if error := _find_error(info, end, budget.limits):
+                raise error
             with translate_damage():
                 opened = cast(zipfile.ZipExtFile, archive.open(info))
-        except ArchiveTrouble as refused:
+        except ArchiveError as refused:
             yield Item(info.filename, info.file_size, modified, refused)
             continue
         with opened:
             content = Stream(_make_read(opened, budget))
             if not stat.S_ISLNK(info.external_attr >> 16):
                 yield Item(info.filename, info.file_size, modified, content)
-            elif trouble := _read_link(info.filename, content):
-                yield Item(info.filename, -1, None, trouble)
+            elif error := _read_link(info.filename, content):
+                yield Item(info.filename, -1, None, error)
 
 
 def _open_zip(file: BinaryIO, limits: Limits) -> zipfile.ZipFile:
-    guarded = _ZipFile(file, limits)
+    guarded = _GuardedFile(file, limits)
     try:
         with translate_damage():
             archive = zipfile.ZipFile(guarded)
-    except ArchiveTrouble:
+    except ArchiveError:
         if guarded.failure:
             raise guarded.failure from None
         raise
@@ -89,8 +92,8 @@ def _open_zip(file: BinaryIO, limits: Limits) -> zipfile.ZipFile:
     return archive
 
 
-class _ZipFile:
-    """The file as zipfile sees it: seeks and the central directory are checked first."""
+class _GuardedFile:
+    """File object for zipfile that checks seeks and the central directory first."""
 
     def __init__(self, file: BinaryIO, limits: Limits) -> None:
         self._file, self._limits = file, limits
@@ -107,7 +110,7 @@ class _ZipFile:
     def seek(self, offset: int, whence: int = 0) -> int:
         target = offset + (0, self._file.tell(), self._size)[whence]
         if not 0 <= target <= self._size:
-            # zipfile expects OSError of seeks from the end, which find out how long the file is.
+            # zipfile expects OSError from a seek relative to the end of a short file.
             raise OSError if whence else zipfile.BadZipFile
         return self._file.seek(target)
 
@@ -121,12 +124,12 @@ class _ZipFile:
         try:
             data = self._file.read(n_bytes)
         except OSError as error:
-            self.failure = error  # which zipfile takes for "not a zip file"
+            self.failure = error  # kept, because zipfile reports it as "not a zip file"
             raise
         return self._check_directory(data) if data.startswith(b"PK\x01\x02") else data
 
     def _check_directory(self, data: bytes) -> bytes:
-        mended: bytearray | None = None
+        corrected: bytearray | None = None
         start = n_entries = 0
         while start + _CENTRAL_ENTRY.size <= len(data):
             magic, flags, n_name, n_extra, n_comment = _CENTRAL_ENTRY.unpack_from(data, start)
@@ -134,13 +137,13 @@ class _ZipFile:
             if n_entries > self._limits.members:
                 raise too_large(self._limits.members, "members")
             if magic != b"PK\x01\x02" or n_extra > MAX_EXTRA_BYTES:
-                raise ArchiveTrouble("archive_damaged", "a directory entry that cannot be")
+                raise ArchiveError("archive_damaged", "an invalid directory entry")
             if flags & _UTF8_FLAG and not _is_utf8(data[start + 46 : start + 46 + n_name]):
-                # One such name would cost all members; as code page 437 any bytes are a name.
-                mended = mended or bytearray(data)
-                struct.pack_into("<H", mended, start + 8, flags & ~_UTF8_FLAG)
+                # As code page 437, where any bytes are valid; zipfile would reject all members.
+                corrected = corrected or bytearray(data)
+                struct.pack_into("<H", corrected, start + 8, flags & ~_UTF8_FLAG)
             start += _CENTRAL_ENTRY.size + n_name + n_extra + n_comment
-        return bytes(mended) if mended else data
+        return bytes(corrected) if corrected else data
 
 
 def _is_utf8(name: bytes) -> bool:
@@ -151,16 +154,16 @@ def _is_utf8(name: bytes) -> bool:
     return True
 
 
-def _find_trouble(info: zipfile.ZipInfo, end: int, limits: Limits) -> ArchiveTrouble | None:
+def _find_error(info: zipfile.ZipInfo, end: int, limits: Limits) -> ArchiveError | None:
     if info.flag_bits & 0x1:
-        return ArchiveTrouble("archive_encrypted", "the member wants a password")
+        return ArchiveError("archive_encrypted", "the member needs a password")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        # zipfile would read bzip2 and LZMA, but expands their input without a bound on the output.
-        return ArchiveTrouble("archive_unsupported", f"compression method {info.compress_type}")
+        # Refused, because zipfile expands bzip2 and LZMA without a bound on the output.
+        return ArchiveError("archive_unsupported", f"compression method {info.compress_type}")
     if info.file_size > limits.member_bytes:
         return too_large(limits.member_bytes, "bytes")
     if info.header_offset + 30 + info.compress_size > end:
-        return ArchiveTrouble("archive_ratio", "shares its bytes with another member")
+        return ArchiveError("archive_ratio", "shares its bytes with another member")
     return None
 
 
@@ -176,12 +179,12 @@ def _make_read(opened: zipfile.ZipExtFile, budget: Budget) -> Callable[[int], by
     return read
 
 
-def _read_link(name: str, content: Stream) -> ArchiveTrouble | None:
+def _read_link(name: str, content: Stream) -> ArchiveError | None:
     try:
         target = content.read(MAX_LINK_CHARACTERS).decode("utf-8", "surrogateescape")
-    except ArchiveTrouble as trouble:
-        return trouble
-    return judge_link(name, target)
+    except ArchiveError as error:
+        return error
+    return check_link(name, target)
 
 
 def _read_time(info: zipfile.ZipInfo) -> int | None:

@@ -1,7 +1,7 @@
-"""The lake's folder: whole files come and go by name, on disk or on S3, with the same words.
+"""Takes names and bytes, writes, lists, reads and deletes whole files of one folder, disk or S3.
 
-A reader never sees half a file: on disk a file comes to be under `.tmp` and is moved to its name
-when it is whole and on the disk, on S3 it is a single PUT.
+A reader never sees half a file: on disk a file is written under `.tmp`, synced, and then moved to
+its name; on S3 it is a single PUT.
 """
 
 import os
@@ -19,7 +19,7 @@ from radnet_lake.storage.s3 import is_s3, split_uri
 from radnet_lake.storage.sources import absolute_uri
 
 UNFINISHED = ".tmp"
-"""Where local files come to be; it holds nothing else, and nothing there counts."""
+"""Folder of local files that are being written; its files are never listed."""
 
 
 class Folder:
@@ -36,7 +36,7 @@ class Folder:
             raise SettingError("the path is not UTF-8", self.uri, "choose another output folder")
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write a file, or replace it: readers see the old content or the new one, whole."""
+        """Write or replace a file: a reader sees the old content or the new one, whole."""
         with self._translate_errors(name):
             if self.is_s3:
                 s3.write_object(f"{self.uri}/{name}", data)
@@ -48,7 +48,7 @@ class Folder:
                 _sync_folder(target.parent)
 
     def create(self, name: str, data: bytes | memoryview) -> bool:
-        """Write a file unless the name is taken; False if it was. Of several writers one wins."""
+        """Write a file unless it exists; whether it did. Of several writers one succeeds."""
         with self._translate_errors(name):
             if self.is_s3:
                 return s3.create_object(f"{self.uri}/{name}", data)
@@ -58,7 +58,7 @@ class Folder:
                 try:
                     target.hardlink_to(temporary)
                 except FileExistsError:
-                    # Over NFS the answer to a link that was made can get lost; the retry fails.
+                    # Over NFS the answer can be lost after the link was made; the retry then fails.
                     return temporary.stat().st_nlink == 2
                 _sync_folder(target.parent)
             return True
@@ -77,7 +77,7 @@ class Folder:
                 raise LakeError("the file is missing", f"{self.uri}/{name}", remedy) from None
 
     def names(self, prefix: str = "") -> list[str]:
-        """All files whose name starts with `prefix`, sorted, without unfinished ones."""
+        """All finished files whose name starts with `prefix`, sorted."""
         if self.is_s3:
             bucket, base = split_uri(f"{self.uri}/")
             keys = (item["Key"] for item in s3.list_keys(bucket, base + prefix))
@@ -93,7 +93,7 @@ class Folder:
         return sorted(found)
 
     def is_empty(self) -> bool:
-        """Whether it has no finished file, or does not exist; stops at the first one found."""
+        """Whether it has no finished file, or does not exist; stops at the first file."""
         if self.is_s3:
             return s3.is_empty(*split_uri(f"{self.uri}/"))
         with self._translate_errors(""), suppress(FileNotFoundError), os.scandir(self.uri) as items:
@@ -101,7 +101,7 @@ class Folder:
         return True
 
     def delete(self, names: Iterable[str]) -> None:
-        """Delete files; one that is not there is fine."""
+        """Delete files; a missing one is no error."""
         if self.is_s3:
             bucket, base = split_uri(f"{self.uri}/")
             s3.delete_objects(bucket, (base + name for name in names))
@@ -111,7 +111,7 @@ class Folder:
                 self._target(name).unlink(missing_ok=True)
 
     def sweep(self, older_than_s: float = 86_400) -> None:
-        """Delete what killed writers left unfinished on disk, if it is older than that."""
+        """Delete unfinished local files of killed writers that are older than `older_than_s`."""
         if self.is_s3:
             return
         oldest = time.time() - older_than_s
@@ -151,7 +151,7 @@ class Folder:
             yield
         except OSError as error:
             what = os.strerror(error.errno) if error.errno else type(error).__name__
-            remedy = "check permissions, free space, and that the file system knows hard links"
+            remedy = "check permissions, free space, and that the file system supports hard links"
             raise StoreError(what, f"{self.uri}/{name}", remedy) from error
 
 

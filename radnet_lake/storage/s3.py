@@ -1,11 +1,12 @@
-"""Objects on S3 and on stores that speak like it: all that knows boto3 and obstore.
+"""Takes bucket names and s3:// URIs, gives listings and bytes of S3-compatible stores.
 
-Who does what, by measurement: obstore reads ranges, for a sixth of boto3's CPU time. boto3 finds
-credentials, lists and writes: obstore cannot hold keys with `//`, `..` or a newline, and a listing
-that meets one breaks off; boto3 with a quick reader of timestamps lists 27,000 keys/s.
+Three S3 clients, each kept because it measured best at its task: obstore reads ranges for a sixth
+of boto3's CPU time; boto3 finds credentials, lists and writes, because a listing by obstore ends at
+a key with `//`, `..` or a newline, and lists 27,000 keys/s with a faster parser of timestamps;
+pyarrow's own client reads datasets twice as fast as obstore behind fsspec, which cannot write them.
 
-Errors, here in one place: FileNotFoundError and PermissionError are about one object, SettingError
-about what the user can set right, StoreError about a store that does not serve. None holds a key.
+Errors of all three are translated here: FileNotFoundError and PermissionError concern one object,
+SettingError what the user can correct, StoreError a store that does not answer. None holds a key.
 """
 
 import errno
@@ -40,12 +41,12 @@ from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig
 
-SERVER_PATIENCE_S = 60.0
-"""After about this long without an answer, retries included, a store counts as gone."""
-READS_UNDER_WAY = 32
-"""Reads that one process sends at a time, and the connections it keeps for them."""
+SERVER_TIMEOUT_S = 60.0
+"""Without an answer for about this long, retries included, a store counts as unreachable."""
+CONCURRENT_READS = 32
+"""Reads that one process runs at a time, and the size of its connection pool."""
 READ_AHEAD_BYTES = 1 << 20
-"""What open_object fetches at least at a time."""
+"""Smallest read of open_object."""
 
 _REFUSALS: dict[str, tuple[str, str]] = {
     "NoSuchBucket": ("there is no such bucket", "check its name, and AWS_ENDPOINT_URL"),
@@ -65,10 +66,16 @@ _REFUSALS: dict[str, tuple[str, str]] = {
         "the region is wrong",
         "set AWS_DEFAULT_REGION to the bucket's",
     ),
-    "RequestTimeTooSkewed": ("the clock of this machine is wrong", "set it"),
-    "NotImplemented": ("the store does not know conditional PUT", "keep the lake in another store"),
+    "RequestTimeTooSkewed": (
+        "the clock of this machine is wrong",
+        "correct it, for example by NTP",
+    ),
+    "NotImplemented": (
+        "the store does not support conditional PUT",
+        "keep the lake in another store",
+    ),
 }
-# Answers without a body have the status in place of the code.
+# Answers without a body have the HTTP status in place of the code.
 _CODE_OF_STATUS = {
     "301": "PermanentRedirect",
     "403": "AccessDenied",
@@ -78,9 +85,9 @@ _CODE_OF_STATUS = {
     "416": "InvalidRange",
 }
 _CODES_IN_TEXT = (re.compile(r"<Code>(\w+)</Code>"), re.compile(r"status code: (\d{3})"))
-_NETWORK_TROUBLE = re.compile(r"dns error|connection refused|timed ?out|certificate", re.IGNORECASE)
-# Keys that obstore's paths cannot hold as they are.
-_ODD_KEY = re.compile(r"^/|/$|//|(^|/)\.\.?(/|$)|[\x00-\x1f\x7f]")
+_NETWORK_FAILURE = re.compile(r"dns error|connection refused|timed ?out|certificate", re.IGNORECASE)
+# Keys that obstore would normalise or refuse.
+_UNSAFE_KEY = re.compile(r"^/|/$|//|(^|/)\.\.?(/|$)|[\x00-\x1f\x7f]")
 _ENVIRONMENT = (
     "AWS_ACCESS_KEY_ID",
     "AWS_SECRET_ACCESS_KEY",
@@ -97,42 +104,42 @@ _connecting = threading.Lock()
 
 
 def is_s3(uri: str) -> bool:
-    """Whether a URI names something on S3; every other one is local."""
+    """Whether a URI is on S3; every other one is local."""
     return uri.startswith("s3://")
 
 
 def split_uri(uri: str) -> tuple[str, str]:
-    """The bucket of an s3:// URI, and the key as it is."""
+    """s3:// URI -> (bucket, key), the key unchanged."""
     bucket, _, key = uri[5:].partition("/")
     return bucket, key
 
 
 def list_pages(bucket: str, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
-    """List a prefix in key order, a page of at most 1,000 at a time, as ListObjectsV2 answers."""
-    with _asking(bucket):
+    """Yield the answers of ListObjectsV2 for a prefix: key order, at most 1,000 keys a page."""
+    with _translate_errors(bucket):
         pages = _connect(bucket).client.get_paginator("list_objects_v2")
         yield from pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter=delimiter)
 
 
 def list_keys(bucket: str, prefix: str, delimiter: str = "") -> Iterator[dict[str, Any]]:
-    """List the objects below a prefix, with a delimiter only those not further down."""
+    """Yield the objects below a prefix; with a delimiter only those of this level."""
     for page in list_pages(bucket, prefix, delimiter):
         yield from page.get("Contents", [])
 
 
 def is_empty(bucket: str, prefix: str) -> bool:
-    """Whether no key starts with `prefix`; that very key, a console's mark of a folder, is none."""
-    with _asking(bucket):
+    """Whether no other key starts with `prefix`; a key equal to it only marks a folder."""
+    with _translate_errors(bucket):
         page = _connect(bucket).client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=2)
     return all(item["Key"] == prefix for item in page.get("Contents", []))
 
 
 def read_range(uri: str, start: int, length: int) -> bytes:
-    """Read at most `length` bytes from byte `start`; fewer, or none, where the object ends."""
+    """Read `length` bytes from byte `start`; fewer, or none, where the object ends before."""
     bucket, key = split_uri(uri)
     connection = _connect(bucket)
-    with suppress(EOFError), _asking(bucket, about_object=True):
-        if not _ODD_KEY.search(key):
+    with suppress(EOFError), _translate_errors(bucket, about_object=True):
+        if not _UNSAFE_KEY.search(key):
             return obstore.get_range(connection.store, key, start=start, length=length).to_bytes()
         wanted = f"bytes={start}-{start + length - 1}"
         answer = connection.client.get_object(Bucket=bucket, Key=key, Range=wanted)
@@ -148,49 +155,49 @@ def open_object(uri: str) -> BinaryIO:
 def read_object(uri: str) -> bytes:
     """Read a whole object."""
     bucket, key = split_uri(uri)
-    with _asking(bucket):
+    with _translate_errors(bucket):
         answer = _connect(bucket).client.get_object(Bucket=bucket, Key=key)
         return bytes(answer["Body"].read())
 
 
 def write_object(uri: str, data: bytes | memoryview) -> None:
-    """Write an object, or replace it: a single PUT, so readers see the old bytes or the new."""
+    """Write or replace an object by a single PUT: a reader sees the old bytes or the new."""
     bucket, key = split_uri(uri)
-    with _asking(bucket):
-        # A stream: the time limit holds for each piece sent, of bytes it would hold for all.
+    with _translate_errors(bucket):
+        # A stream, because then the time limit holds for each block sent, not for the whole body.
         _connect(bucket).client.put_object(Bucket=bucket, Key=key, Body=io.BytesIO(data))
 
 
 def create_object(uri: str, data: bytes | memoryview) -> bool:
-    """Write an object unless its key is taken; False if it was. Of several writers one wins."""
+    """Write an object unless its key exists; whether it did. Of several writers one succeeds."""
     bucket, key = split_uri(uri)
     mark = uuid.uuid4().hex
     wanted = {"Bucket": bucket, "Key": key, "IfNoneMatch": "*", "Metadata": {"writer": mark}}
     for attempt in range(10):
-        # 409 means that another writer's conditional PUT was under way: ask again.
+        # Retried, because 409 means that another writer's conditional PUT was not finished.
         time.sleep(0.1 * attempt)
         try:
-            with _asking(bucket):
+            with _translate_errors(bucket):
                 _connect(bucket).client.put_object(**wanted, Body=io.BytesIO(data))
             return True
         except BlockingIOError:
             continue
         except FileExistsError:
             break
-    # An answer can get lost and boto3 asks again: then the taker of the key was this writer.
-    with suppress(FileNotFoundError), _asking(bucket):
+    # boto3 retries where an answer is lost: the existing key may be this writer's own.
+    with suppress(FileNotFoundError), _translate_errors(bucket):
         answer = _connect(bucket).client.head_object(Bucket=bucket, Key=key)
         return bool(answer["Metadata"].get("writer") == mark)
     return False
 
 
 def delete_objects(bucket: str, keys: Iterable[str]) -> None:
-    """Delete objects; one that is not there is fine."""
+    """Delete objects; a missing one is no error."""
     rest = iter(keys)
-    while some := [{"Key": key} for key in islice(rest, 1000)]:
-        with _asking(bucket):
+    while batch := [{"Key": key} for key in islice(rest, 1000)]:
+        with _translate_errors(bucket):
             answer = _connect(bucket).client.delete_objects(
-                Bucket=bucket, Delete={"Objects": some, "Quiet": True}
+                Bucket=bucket, Delete={"Objects": batch, "Quiet": True}
             )
         for refused in answer.get("Errors", []):
             if refused["Code"] != "NoSuchKey":
@@ -198,10 +205,9 @@ def delete_objects(bucket: str, keys: Iterable[str]) -> None:
 
 
 def open_filesystem(bucket: str) -> pyarrow.fs.FileSystem:
-    """The bucket as pyarrow's datasets want it.
+    """Bucket -> file system for pyarrow's datasets, with the current credentials.
 
-    Twice as fast here as obstore behind fsspec, whose files pyarrow cannot write. The credentials
-    are those of now: make a new one where a role's may have expired.
+    A role's credentials expire, so a long run must open a new one.
     """
     connection = _connect(bucket)
     credential = connection.credentials()
@@ -214,7 +220,7 @@ def open_filesystem(bucket: str) -> pyarrow.fs.FileSystem:
         scheme=endpoint.scheme,
         endpoint_override=endpoint.netloc,
         connect_timeout=5,
-        request_timeout=SERVER_PATIENCE_S * 0.3,
+        request_timeout=SERVER_TIMEOUT_S * 0.3,
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=3),
         tls_ca_file_path=connection.ca_bundle,
     )
@@ -246,9 +252,9 @@ class _ObjectReader(io.RawIOBase):
 
 
 def _measure_object(uri: str) -> int:
-    # Not HEAD: its refusals have no body that would tell a wrong key from a missing right.
+    # Not HEAD, because its errors have no body: a missing key and denied access look alike.
     bucket, key = split_uri(uri)
-    with suppress(EOFError), _asking(bucket, about_object=True):
+    with suppress(EOFError), _translate_errors(bucket, about_object=True):
         answer = _connect(bucket).client.get_object(Bucket=bucket, Key=key, Range="bytes=0-0")
         answer["Body"].close()
         return int(answer["ContentRange"].rpartition("/")[2])
@@ -265,7 +271,7 @@ class _Connection(NamedTuple):
 
 
 def _connect(bucket: str) -> _Connection:
-    # One per bucket, process and environment; the lock, so that threads do not make many at once.
+    # One per bucket, process and environment; locked, so that threads do not create several.
     with _connecting:
         return _connect_as(bucket, tuple(map(os.environ.get, _ENVIRONMENT)))
 
@@ -273,15 +279,15 @@ def _connect(bucket: str) -> _Connection:
 @lru_cache(maxsize=64)
 def _connect_as(bucket: str, environment: tuple[str | None, ...]) -> _Connection:
     core = botocore.session.Session()
-    # botocore's own reading of timestamps is more than half of a listing's cost.
+    # Replaced, because botocore's parser of timestamps is more than half of a listing's time.
     parsers = core.get_component("response_parser_factory")
     parsers.set_parser_defaults(timestamp_parser=_read_timestamp)
     settings = Config(
         connect_timeout=5,
-        read_timeout=SERVER_PATIENCE_S * 0.3,
+        read_timeout=SERVER_TIMEOUT_S * 0.3,
         retries={"mode": "standard", "total_max_attempts": 3},
-        max_pool_connections=READS_UNDER_WAY,
-        # Newer checksums are unknown to many S3-like stores.
+        max_pool_connections=CONCURRENT_READS,
+        # Because many S3-compatible stores do not support the newer checksums.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -299,7 +305,7 @@ def _connect_as(bucket: str, environment: tuple[str | None, ...]) -> _Connection
         what = "no credentials for S3" if missing else "S3 is set up wrong"
         remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or use a role"
         raise SettingError(f"{what} ({type(error).__name__})", f"s3://{bucket}", remedy) from error
-    # Short, since boto3 may hand out a role's credentials that have 15 minutes left.
+    # Short, because boto3 may return credentials of a role that have 15 minutes left.
     credentials = Boto3CredentialProvider(session, ttl=timedelta(minutes=5))
     endpoint, region = client.meta.endpoint_url, client.meta.region_name or "us-east-1"
     store = S3Store(
@@ -311,12 +317,12 @@ def _connect_as(bucket: str, environment: tuple[str | None, ...]) -> _Connection
         client_options={
             "allow_http": endpoint.startswith("http:"),
             "connect_timeout": timedelta(seconds=5),
-            "timeout": timedelta(seconds=SERVER_PATIENCE_S * 0.3),
+            "timeout": timedelta(seconds=SERVER_TIMEOUT_S * 0.3),
             **certificates,
         },
         retry_config={
             "max_retries": 10,
-            "retry_timeout": timedelta(seconds=SERVER_PATIENCE_S * 0.5),
+            "retry_timeout": timedelta(seconds=SERVER_TIMEOUT_S * 0.5),
             "backoff": {"max_backoff": timedelta(seconds=5)},
         },
     )
@@ -332,8 +338,8 @@ def _read_timestamp(text: Any) -> datetime:
 
 
 @contextmanager
-def _asking(bucket: str, about_object: bool = False) -> Iterator[None]:
-    """Turn what boto3 and obstore raise into errors of the kinds that this module names."""
+def _translate_errors(bucket: str, about_object: bool = False) -> Iterator[None]:
+    """Raise errors of boto3 and obstore as the kinds that the module's docstring lists."""
     try:
         yield
     except (ClientError, BotoCoreError, BaseError, FileNotFoundError) as error:
@@ -349,7 +355,7 @@ def _find_code(error: Exception) -> str | None:
     if isinstance(error, ClientError):
         code = str(error.response["Error"]["Code"])
     else:
-        # obstore tells the answer in its text only.
+        # obstore has the code in its message only.
         found = filter(None, (pattern.search(str(error)) for pattern in _CODES_IN_TEXT))
         match = next(found, None)
         if match is None:
@@ -365,26 +371,26 @@ def _refusal(
         case "NoSuchKey":
             return FileNotFoundError(errno.ENOENT, "no such object")
         case "InvalidRange":
-            return EOFError("the object ends before")
+            return EOFError("the object ends before the range")
         case "PreconditionFailed":
-            return FileExistsError(errno.EEXIST, "the key is taken")
+            return FileExistsError(errno.EEXIST, "the key exists")
         case "ConditionalRequestConflict":
-            return BlockingIOError(errno.EAGAIN, "another writer is at this key")
+            return BlockingIOError(errno.EAGAIN, "another writer is writing this key")
         case "AccessDenied" | "InvalidObjectState" if about_object:
             return PermissionError(errno.EACCES, f"the store refuses this object: {code}")
     if code in _REFUSALS:
         what, remedy = _REFUSALS[code]
         return SettingError(f"{what} ({code})", f"s3://{bucket}", remedy)
     return StoreError(
-        f"the store refuses: {code}", f"s3://{bucket}", "try again, or ask who runs it"
+        f"the store refuses: {code}", f"s3://{bucket}", "try again, or ask its administrator"
     )
 
 
 def _no_answer(bucket: str, error: Exception) -> RadnetLakeError:
     if isinstance(error, ParamValidationError):
-        return SettingError("this cannot be a bucket's name", f"s3://{bucket}", "check it")
-    # Never the text itself: it holds the key.
-    known = _NETWORK_TROUBLE.search(str(error))
+        return SettingError("not a valid bucket name", f"s3://{bucket}", "check it")
+    # Only known words of it, because the message holds the key.
+    known = _NETWORK_FAILURE.search(str(error))
     why = known[0].lower() if known else type(error).__name__
     remedy = "check AWS_ENDPOINT_URL, the network and the server, then run again"
     return StoreError(f"the store gives no answer ({why})", f"s3://{bucket}", remedy)

@@ -1,12 +1,12 @@
-"""Sources: list and read them with the same words, whether a local folder or s3://.
+"""Takes a local folder or an s3:// prefix, gives its files (`Entry`) and their bytes.
 
-A file's URI is what the lake keeps. Local: the absolute path as it is, or `file://` and
-percent-encoded bytes where the path is not UTF-8. S3: `s3://bucket/key` with the key as it is,
+The lake stores each file by its URI. Local: the absolute path unchanged, or `file://` and
+percent-encoded bytes where the path is not UTF-8. S3: `s3://bucket/key` with the key unchanged,
 never normalised.
 
-Reading one object raises OSError: FileNotFoundError when it is gone, else it alone cannot be read;
-`read_trouble` turns that into a reject reason. A store that gives no answer raises StoreError, a
-setting that the store refuses SettingError. No message holds a path or key below a source.
+A read that fails for one object only raises OSError (FileNotFoundError where it is gone);
+`classify_os_error` turns it into a reject reason. A store that gives no answer raises StoreError,
+a setting that the store refuses SettingError. No message holds a path or key below a source.
 """
 
 import errno
@@ -25,57 +25,58 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from radnet_lake.errors import SettingError
 from radnet_lake.storage import s3
-from radnet_lake.storage.s3 import READS_UNDER_WAY, is_s3, split_uri
+from radnet_lake.storage.s3 import CONCURRENT_READS, is_s3, split_uri
 
 T = TypeVar("T")
 
 FOLDER_CHUNK = 10_000
-"""Names of one folder that are held and sorted at a time."""
-FOLDER_LOOK = 50_000
-"""Names of one folder that list_units looks at; a longer folder stays one unit."""
-HEADS_HELD = 2 * READS_UNDER_WAY
-"""Heads that read_heads has asked S3 for and not yet given out."""
+"""Names of one folder that are read into memory and sorted at a time."""
+MAX_NAMES_SCANNED = 50_000
+"""list_units reads at most this many names of a folder; a longer folder stays one unit."""
+MAX_HEADS_BUFFERED = 2 * CONCURRENT_READS
+"""File heads that read_heads has requested from S3 and not yet yielded."""
 MAX_DEPTH = 256
-"""Folders within folders; below, the folder is reported as unreadable."""
+"""Depth of nested folders; a deeper folder is reported as unreadable."""
 MAX_LINKS = 8
-"""Links out of the source, one leading to the next; past that, reported as link_cycle."""
+"""Chained links that leave the source; one more is reported as link_cycle."""
 
 
 class Entry(NamedTuple):
-    """A listed file, or what was met in place of one.
+    """One listed file, or another directory entry that cannot be read as a file.
 
-    `modified` is microseconds since the epoch, UTC; `etag` is None on disk; `trouble` is None or
-    one of schema.REJECT_REASONS known without opening: not_a_file, link_cycle, unreadable.
+    `modified` is microseconds since the epoch, UTC; `etag` is None on disk; `reject_reason` is None
+    or one of schema.REJECT_REASONS known without opening: not_a_file, link_cycle, unreadable.
     """
 
     uri: str
     size_bytes: int
     modified: int
     etag: str | None
-    trouble: str | None
+    reject_reason: str | None
 
 
 class Unit(NamedTuple):
-    """A part of a source that one worker lists: a tree, one folder without those in it, a file.
+    """A part of a source that one worker lists.
 
-    `passed` holds real paths as URIs: the source's, those of the folders that links led out of,
-    and the unit's own; empty on S3.
+    scope: 'tree' is a folder with all below it, 'folder' its own files only, 'file' one file.
+    visited: resolved paths, as URIs, of the source, of the folders whose links were followed and
+    of this unit, to stop loops of symbolic links; empty on S3.
     """
 
     uri: str
-    reach: Literal["tree", "folder", "file"]
-    passed: tuple[str, ...]
+    scope: Literal["tree", "folder", "file"]
+    visited: tuple[str, ...]
 
 
-class ReadTrouble(NamedTuple):
-    """Why one object gave no bytes: `reason` vanished or unreadable, `detail` technical words."""
+class ReadFailure(NamedTuple):
+    """Why one object could not be read: `reason` vanished or unreadable, `detail` the error."""
 
     reason: str
     detail: str
 
 
 def absolute_uri(text: str) -> str:
-    """Turn the user's word for a source or a lake into its URI, without a trailing slash.
+    """A path or URI as the user wrote it -> the absolute URI, without a trailing slash.
 
     Raises SettingError for another scheme than s3:// and file://, and for an empty name.
     """
@@ -95,7 +96,7 @@ def absolute_uri(text: str) -> str:
 
 
 def local_uri(path: str) -> str:
-    """The URI of an absolute local path, whatever its bytes."""
+    """Absolute local path, of any bytes -> URI."""
     try:
         path.encode()
     except UnicodeEncodeError:
@@ -104,17 +105,17 @@ def local_uri(path: str) -> str:
 
 
 def local_path(uri: str) -> str:
-    """The path that a local URI names, for the functions of `os`."""
+    """Local URI -> path, for the functions of `os`."""
     return os.fsdecode(unquote_to_bytes(uri[7:])) if uri.startswith("file://") else uri
 
 
 def list_units(source: str, at_least: int = 64) -> list[Unit]:
     """Divide a source into units that together cover it exactly once.
 
-    Looks at folders breadth first until there are about `at_least` units. A wide folder can give
-    many more, some of them small: hand several to a worker. Memory is bounded by FOLDER_LOOK names.
+    Opens folders breadth first until there are about `at_least` units; a wide folder can give many
+    more, also small ones. Memory holds at most MAX_NAMES_SCANNED names.
 
-    Raises SettingError where the source is not there or cannot be listed, StoreError where its
+    Raises SettingError where the source does not exist or cannot be listed, StoreError where its
     store gives no answer.
     """
     source = absolute_uri(source)
@@ -123,20 +124,20 @@ def list_units(source: str, at_least: int = 64) -> list[Unit]:
 
 
 def list_unit(unit: Unit) -> Iterator[Entry]:
-    """List the files of a unit, depth first, streaming.
+    """Yield the files of a unit, depth first.
 
     S3 gives key order; a local folder is sorted by name, FOLDER_CHUNK names at a time. Links to
     files are followed; links to folders too, unless the folder lies in the source (its files are
-    listed under their own path) or above the link (a link_cycle).
+    listed under their own path) or contains the link (a link_cycle).
     """
     if is_s3(unit.uri):
         yield from _list_prefix(unit)
-    elif unit.reach == "file":
+    elif unit.scope == "file":
         path = local_path(unit.uri)
         try:
             status = Path(path).stat()
         except OSError:
-            yield _troubled(path, "unreadable")
+            yield _reject(path, "unreadable")
         else:
             yield _entry_of(path, status)
     else:
@@ -144,7 +145,7 @@ def list_unit(unit: Unit) -> Iterator[Entry]:
 
 
 def read_range(uri: str, start: int, length: int) -> bytes:
-    """Read at most `length` bytes from byte `start`; fewer, or none, where the file ends before.
+    """Read `length` bytes from byte `start`; fewer, or none, where the file ends before.
 
     Raises OSError for this one object, StoreError or SettingError for its store.
     """
@@ -167,30 +168,31 @@ def read_range(uri: str, start: int, length: int) -> bytes:
 
 def read_heads(
     entries: Iterable[Entry], length: Callable[[], int]
-) -> Iterator[tuple[Entry, bytes | ReadTrouble]]:
-    """Read the first bytes of many files, in the order given.
+) -> Iterator[tuple[Entry, bytes | ReadFailure]]:
+    """Yield each entry with its first bytes, or with why they cannot be read, in the same order.
 
-    length: says how many bytes, asked again before each read. On S3 many reads are under way at
-    once, in a bounded window; on disk they come one after the other. Raises StoreError or
-    SettingError where a store does not serve at all.
+    length: called before each read for the number of bytes. On S3 reads run at once, with at most
+    MAX_HEADS_BUFFERED results waiting. Raises StoreError or SettingError where the store fails.
     """
-    for is_remote, some in groupby(entries, key=lambda entry: is_s3(entry.uri)):
+    for is_remote, group in groupby(entries, key=lambda entry: is_s3(entry.uri)):
         if is_remote:
-            calls = (partial(_read_entry, entry, length()) for entry in some)
-            yield from run_ahead(calls, HEADS_HELD)
+            calls = (partial(_read_entry, entry, length()) for entry in group)
+            yield from run_concurrently(calls, MAX_HEADS_BUFFERED)
         else:
-            for entry in some:
+            for entry in group:
                 yield _read_entry(entry, length())
 
 
-def run_ahead(calls: Iterable[Callable[[], T]], most_held: int = READS_UNDER_WAY) -> Iterator[T]:
-    """Results of calls, in order; READS_UNDER_WAY run at once, and `most_held` results are held."""
+def run_concurrently(
+    calls: Iterable[Callable[[], T]], max_held: int = CONCURRENT_READS
+) -> Iterator[T]:
+    """Yield results of calls in order: CONCURRENT_READS run at once, at most `max_held` wait."""
     window: deque[Future[T]] = deque()
-    pool = ThreadPoolExecutor(READS_UNDER_WAY)
+    pool = ThreadPoolExecutor(CONCURRENT_READS)
     try:
         for call in calls:
             window.append(pool.submit(call))
-            if len(window) == most_held:
+            if len(window) == max_held:
                 yield window.popleft().result()
         while window:
             yield window.popleft().result()
@@ -198,26 +200,23 @@ def run_ahead(calls: Iterable[Callable[[], T]], most_held: int = READS_UNDER_WAY
         pool.shutdown(cancel_futures=True)
 
 
-def read_trouble(error: OSError) -> ReadTrouble:
-    """Say as a reject reason why one object could not be read."""
+def classify_os_error(error: OSError) -> ReadFailure:
+    """Error of one object -> its reject reason and detail, without the path."""
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return ReadTrouble("vanished", "gone when it was to be read")
+        return ReadFailure("vanished", "gone when it was to be read")
     name = errno.errorcode.get(error.errno or 0, type(error).__name__)
-    return ReadTrouble("unreadable", f"{name}: {os.strerror(error.errno) if error.errno else ''}")
+    return ReadFailure("unreadable", f"{name}: {os.strerror(error.errno) if error.errno else ''}")
 
 
 def open_file(uri: str) -> BinaryIO:
-    """Open a file for reading and seeking, as archives need.
-
-    Raises as read_range does, on opening and on each read.
-    """
+    """Open a file for reading and seeking; opening and reading raise as read_range does."""
     if is_s3(uri):
         return s3.open_object(uri)
     return os.fdopen(_open_local(uri), "rb")
 
 
 def _open_local(uri: str) -> int:
-    # O_NONBLOCK: a pipe that took a file's place since the listing must not hang the open.
+    # O_NONBLOCK, because opening a pipe that replaced the file since the listing would wait.
     try:
         return os.open(local_path(uri), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
@@ -225,17 +224,17 @@ def _open_local(uri: str) -> int:
 
 
 def _without_path(error: OSError) -> OSError:
-    # The path may name a patient. OSError picks FileNotFoundError and the like by the number.
+    # Because the path may name a patient. OSError chooses its subclass by the number.
     return OSError(error.errno, os.strerror(error.errno or errno.EIO))
 
 
 def _entry_of(path: str, status: os.stat_result) -> Entry:
     modified = status.st_mtime_ns // 1000
-    trouble = None if stat.S_ISREG(status.st_mode) else "not_a_file"
-    return Entry(local_uri(path), status.st_size, modified, None, trouble)
+    reason = None if stat.S_ISREG(status.st_mode) else "not_a_file"
+    return Entry(local_uri(path), status.st_size, modified, None, reason)
 
 
-def _troubled(path: str, reason: str) -> Entry:
+def _reject(path: str, reason: str) -> Entry:
     try:
         status = Path(path).lstat()
     except OSError:
@@ -243,9 +242,9 @@ def _troubled(path: str, reason: str) -> Entry:
     return Entry(local_uri(path), status.st_size, status.st_mtime_ns // 1000, None, reason)
 
 
-class _Place(NamedTuple):
+class _Folder(NamedTuple):
     path: str
-    passed: tuple[str, ...]
+    visited: tuple[str, ...]  # as in Unit, without the source's own path
 
 
 def _split_folder(source: str, at_least: int) -> list[Unit]:
@@ -259,27 +258,27 @@ def _split_folder(source: str, at_least: int) -> list[Unit]:
         raise SettingError(what, source, "name a folder or file that can be read") from None
     root = os.path.realpath(path)
     finished: list[Unit] = []
-    pending = deque([_Place(path, (root,))])
+    pending = deque([_Folder(path, (root,))])
     while pending and len(finished) + len(pending) < at_least:
-        place = pending.popleft()
-        inner = _inner_places(place, root)
-        finished.append(_unit_of(place, root, "folder" if inner else "tree"))
+        folder = pending.popleft()
+        inner = _list_subfolders(folder, root)
+        finished.append(_unit_of(folder, root, "folder" if inner else "tree"))
         pending.extend(inner)
-    return finished + [_unit_of(place, root, "tree") for place in pending]
+    return finished + [_unit_of(folder, root, "tree") for folder in pending]
 
 
-def _unit_of(place: _Place, root: str, reach: Literal["tree", "folder"]) -> Unit:
-    return Unit(local_uri(place.path), reach, tuple(map(local_uri, (root, *place.passed))))
+def _unit_of(folder: _Folder, root: str, scope: Literal["tree", "folder"]) -> Unit:
+    return Unit(local_uri(folder.path), scope, tuple(map(local_uri, (root, *folder.visited))))
 
 
-def _inner_places(place: _Place, root: str) -> list[_Place]:
-    """The folders to enter; none where the folder is too long to look at, or cannot be read."""
+def _list_subfolders(folder: _Folder, root: str) -> list[_Folder]:
+    """Subfolders to list; none where there are too many names, or the folder cannot be read."""
     inner = []
     try:
-        for count, item in enumerate(_read_folder(place.path)):
-            if count >= FOLDER_LOOK:
+        for count, item in enumerate(_read_folder(folder.path)):
+            if count >= MAX_NAMES_SCANNED:
                 return []
-            if item.is_dir() and isinstance(found := _enter(item, place, root), _Place):
+            if item.is_dir() and isinstance(found := _enter(item, folder, root), _Folder):
                 inner.append(found)
     except OSError:
         return []
@@ -289,57 +288,57 @@ def _inner_places(place: _Place, root: str) -> list[_Place]:
 def _read_folder(path: str) -> Iterator[os.DirEntry[str]]:
     with os.scandir(path) as items:
         while chunk := sorted(islice(items, FOLDER_CHUNK), key=attrgetter("name"), reverse=True):
-            # An item keeps its status once that was asked for, so none is held longer than needed.
+            # Items are dropped one by one, because each keeps the status that it was asked for.
             while chunk:
                 yield chunk.pop()
 
 
 def _list_folder(unit: Unit) -> Iterator[Entry]:
-    root, *passed = map(local_path, unit.passed)
-    start = _Place(local_path(unit.uri), tuple(passed))
+    root, *visited = map(local_path, unit.visited)
+    start = _Folder(local_path(unit.uri), tuple(visited))
     stack = [(start, _read_folder(start.path))]
     while stack:
-        place, items = stack[-1]
+        folder, items = stack[-1]
         try:
             item = next(items, None)
         except OSError as error:
             stack.pop()
-            # A folder that has gone since it was seen holds nothing to report.
+            # A folder that was deleted since its parent was listed holds nothing to report.
             if not isinstance(error, FileNotFoundError):
-                yield _troubled(place.path, "unreadable")
+                yield _reject(folder.path, "unreadable")
             continue
         if item is None:
             stack.pop()
             continue
-        found = _inspect(item, place, root)
+        found = _inspect(item, folder, root)
         if isinstance(found, Entry):
             yield found
-        elif found and unit.reach == "tree":
+        elif found and unit.scope == "tree":
             if len(stack) < MAX_DEPTH:
                 stack.append((found, _read_folder(found.path)))
             else:
-                yield _troubled(found.path, "unreadable")
+                yield _reject(found.path, "unreadable")
 
 
-def _inspect(item: os.DirEntry[str], place: _Place, root: str) -> _Place | Entry | None:
+def _inspect(item: os.DirEntry[str], folder: _Folder, root: str) -> _Folder | Entry | None:
     try:
         if item.is_dir():
-            return _enter(item, place, root)
+            return _enter(item, folder, root)
         return _entry_of(item.path, item.stat())
     except FileNotFoundError:
-        return _troubled(item.path, "unreadable") if item.is_symlink() else None
+        return _reject(item.path, "unreadable") if item.is_symlink() else None
     except OSError as error:
-        return _troubled(item.path, "link_cycle" if error.errno == errno.ELOOP else "unreadable")
+        return _reject(item.path, "link_cycle" if error.errno == errno.ELOOP else "unreadable")
 
 
-def _enter(item: os.DirEntry[str], place: _Place, root: str) -> _Place | Entry | None:
-    """The folder to go into, or a link_cycle, or nothing where the folder has its own path here."""
+def _enter(item: os.DirEntry[str], folder: _Folder, root: str) -> _Folder | Entry | None:
+    """The folder to list, a link_cycle, or None where it is listed under its own path."""
     if not item.is_symlink():
-        return _Place(item.path, (*place.passed[:-1], str(Path(place.passed[-1], item.name))))
+        return _Folder(item.path, (*folder.visited[:-1], str(Path(folder.visited[-1], item.name))))
     target = os.path.realpath(item.path)
-    if len(place.passed) > MAX_LINKS or any(_lies_in(passed, target) for passed in place.passed):
-        return _troubled(item.path, "link_cycle")
-    return None if _lies_in(target, root) else _Place(item.path, (*place.passed, target))
+    if len(folder.visited) > MAX_LINKS or any(_lies_in(v, target) for v in folder.visited):
+        return _reject(item.path, "link_cycle")
+    return None if _lies_in(target, root) else _Folder(item.path, (*folder.visited, target))
 
 
 def _lies_in(path: str, folder: str) -> bool:
@@ -360,17 +359,17 @@ def _split_prefix(source: str, at_least: int) -> list[Unit]:
     pending = deque([prefix])
     while pending and len(finished) + len(pending) < at_least:
         prefix = pending.popleft()
-        inner = _inner_prefixes(bucket, prefix)
+        inner = _list_subprefixes(bucket, prefix)
         finished.append(Unit(f"s3://{bucket}/{prefix}", "folder" if inner else "tree", ()))
         pending.extend(inner)
     return finished + [Unit(f"s3://{bucket}/{prefix}", "tree", ()) for prefix in pending]
 
 
-def _inner_prefixes(bucket: str, prefix: str) -> list[str]:
-    """The prefixes one level down; none where there is too much to look at."""
+def _list_subprefixes(bucket: str, prefix: str) -> list[str]:
+    """The prefixes one level down; none where there are too many names."""
     inner: list[str] = []
     for count, page in enumerate(s3.list_pages(bucket, prefix, "/")):
-        if count >= FOLDER_LOOK // 1000:
+        if count >= MAX_NAMES_SCANNED // 1000:
             return []
         inner += [found["Prefix"] for found in page.get("CommonPrefixes", [])]
     return inner
@@ -378,23 +377,23 @@ def _inner_prefixes(bucket: str, prefix: str) -> list[str]:
 
 def _list_prefix(unit: Unit) -> Iterator[Entry]:
     bucket, prefix = split_uri(unit.uri)
-    for item in s3.list_keys(bucket, prefix, "/" if unit.reach == "folder" else ""):
+    for item in s3.list_keys(bucket, prefix, "/" if unit.scope == "folder" else ""):
         key, size = item["Key"], item["Size"]
-        if unit.reach == "file" and key != prefix:
+        if unit.scope == "file" and key != prefix:
             return
-        # Consoles and some tools write these to show an empty folder.
+        # S3 consoles write such objects to show an empty folder.
         if key.endswith("/") and size == 0:
             continue
         modified = round(item["LastModified"].timestamp() * 1_000_000)
         yield Entry(f"s3://{bucket}/{key}", size, modified, item["ETag"].strip('"'), None)
 
 
-def _read_entry(entry: Entry, length: int) -> tuple[Entry, bytes | ReadTrouble]:
-    if entry.trouble:
-        return entry, ReadTrouble(entry.trouble, "not opened")
+def _read_entry(entry: Entry, length: int) -> tuple[Entry, bytes | ReadFailure]:
+    if entry.reject_reason:
+        return entry, ReadFailure(entry.reject_reason, "not opened")
     if is_s3(entry.uri) and entry.size_bytes == 0:
         return entry, b""
     try:
         return entry, read_range(entry.uri, 0, length)
     except OSError as error:
-        return entry, read_trouble(error)
+        return entry, classify_os_error(error)

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from radnet_lake.dicom.header import Reject, read_header
 from radnet_lake.dicom.instances import frame_rows
 from radnet_lake.errors import SettingError, VolumeError
-from radnet_lake.storage.archive import ArchiveTrouble, archive_kind, list_members
-from radnet_lake.storage.sources import list_unit, list_units, open_file, read_trouble
+from radnet_lake.storage.archive import ArchiveError, archive_kind, list_members
+from radnet_lake.storage.sources import classify_os_error, list_unit, list_units, open_file
 from radnet_lake.transfer.read_mask import MOST_BYTES, read_mask
 from radnet_lake.volume.frame import Array, Frame, Vector
 from radnet_lake.volume.nifti import Nifti, orient, read_labels, read_stored, to_nifti
@@ -76,7 +76,7 @@ def list_lits(folder: str) -> list[LitsPair]:
     for unit in list_units(folder, 1):
         for entry in list_unit(unit):
             name = _LITS_NAME.fullmatch(PurePosixPath(entry.uri).name)
-            if not name or entry.trouble:
+            if not name or entry.reject_reason:
                 continue
             key = int(name[2]), name[1]
             if key in found:
@@ -269,11 +269,11 @@ def _open_object(frame: Frame) -> Iterator[Callable[[int], bytes]]:
             kind = archive_kind(file.read(512)) or "unsupported"
             name, size = PurePosixPath(frame.archive_uri).name, file.seek(0, 2)
             for member in list_members(file, kind, size, name):
-                if frame.uri == f"{frame.archive_uri}!/{member.path}" and not member.trouble:
+                if frame.uri == f"{frame.archive_uri}!/{member.path}" and not member.error:
                     yield member.read
                     return
             raise VolumeError("vanished", "no longer in its archive")
-    except ArchiveTrouble as trouble:
+    except ArchiveError as trouble:
         raise VolumeError("unreadable", trouble.reason) from None
     except OSError as error:
-        raise VolumeError(*read_trouble(error)) from None
+        raise VolumeError(*classify_os_error(error)) from None

@@ -25,7 +25,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.storage.folder import Folder
-from radnet_lake.storage.sources import absolute_uri, open_file, read_trouble
+from radnet_lake.storage.sources import absolute_uri, classify_os_error, open_file
 from radnet_lake.volume.frame import Vector
 from radnet_lake.volume.volume import MOST_VOXELS, Volume
 
@@ -143,7 +143,7 @@ def read_stored(path: str) -> Nifti:
     except (gzip.BadGzipFile, zlib.error):
         raise VolumeError("undecodable", "damaged gzip stream") from None
     except OSError as error:
-        raise VolumeError(*read_trouble(error)) from None
+        raise VolumeError(*classify_os_error(error)) from None
 
 
 def _read(file: BinaryIO, most_bytes: int, is_gzip: bool = False) -> Nifti:

@@ -25,9 +25,9 @@ from radnet_lake.dicom import scan
 from radnet_lake.dicom.header import DEFLATED, MAX_HEADER_BYTES, Header, Reject, read_header
 from radnet_lake.dicom.values import quiet_pydicom
 from radnet_lake.errors import VolumeError
-from radnet_lake.storage.archive import HEAD_BYTES, ArchiveTrouble, archive_kind, list_members
+from radnet_lake.storage.archive import HEAD_BYTES, ArchiveError, archive_kind, list_members
 from radnet_lake.storage.s3 import is_s3
-from radnet_lake.storage.sources import open_file, read_range, read_trouble, run_ahead
+from radnet_lake.storage.sources import classify_os_error, open_file, read_range, run_concurrently
 from radnet_lake.volume.frame import Frame, Stored, Vector
 from radnet_lake.volume.pixel_data import (
     NATIVE_SYNTAXES,
@@ -39,7 +39,7 @@ from radnet_lake.volume.pixel_data import (
 )
 
 PIECE_BYTES = 2 << 20
-"""What is read at a time of S3 objects and streams; READS_UNDER_WAY of them are held."""
+"""What is read at a time of S3 objects and streams; CONCURRENT_READS of them are held."""
 PROBED_OBJECTS, SLOW_OBJECT_S = 8, 0.001
 """A local disk is fast when an object takes less time than this on average: 0.1 ms from memory, a
 few ms from a network disk or a spindle."""
@@ -67,7 +67,7 @@ def read_stored(
 
     wanted: indexes, each given once; None is all. Values are integers with sign and bits settled,
     or the floats of Float Pixel Data; arrays may be read-only. Few frames are held at a time, on S3
-    up to READS_UNDER_WAY pieces. Raises VolumeError with a reason of schema.VOLUME_REASONS;
+    up to CONCURRENT_READS pieces. Raises VolumeError with a reason of schema.VOLUME_REASONS;
     StoreError or SettingError where a store does not serve. Source: PS3.5 8 and annex A, PS3.3
     C.7.6.3 and C.7.6.24.
     """
@@ -96,7 +96,7 @@ def read_headers(frames: Sequence[Frame]) -> Iterator[tuple[list[int], Header]]:
     is_far = any(is_s3(frames[some[0]].uri) for some in plain)
     with _translating():
         yield from zip(
-            plain, run_ahead(calls) if is_far else (call() for call in calls), strict=True
+            plain, run_concurrently(calls) if is_far else (call() for call in calls), strict=True
         )
         members = [some for (archive, _), some in files.items() if archive]
         for some, read in _open_objects(frames, members, is_whole=True):
@@ -139,9 +139,9 @@ def _translating() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        trouble = read_trouble(error)
+        trouble = classify_os_error(error)
         raise VolumeError(trouble.reason, trouble.detail) from None
-    except ArchiveTrouble as trouble:
+    except ArchiveError as trouble:
         reason = _ARCHIVE_REASONS.get(trouble.reason, "changed")
         raise VolumeError(reason, trouble.reason) from None
     except zlib.error:
@@ -181,7 +181,7 @@ def _open_ahead(
 ) -> Iterator[tuple[list[int], Read]]:
     """Many reads under way at once, for what is far."""
     plans = (_plan_pieces(frames, some, is_whole) for some in files)
-    answers = run_ahead(partial(read_range, *piece) for plan in plans for piece in plan)
+    answers = run_concurrently(partial(read_range, *piece) for plan in plans for piece in plan)
     for some in files:
         arriving = _take_pieces(answers, _plan_pieces(frames, some, is_whole), frames[some[0]])
         yield some, _read_forward(arriving)
@@ -236,8 +236,8 @@ def _open_members(
             some = members.pop(member.path, None)
             if some is None:
                 continue
-            if member.trouble:
-                raise ArchiveTrouble(*member.trouble)
+            if member.error:
+                raise ArchiveError(*member.error)
             if member.size_bytes not in (-1, frames[some[0]].size_bytes):
                 raise VolumeError("changed", _OTHER_SIZE)
             yield some, _read_forward(_cut_pieces(member.read))

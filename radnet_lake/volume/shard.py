@@ -22,8 +22,8 @@ import pyarrow.ipc
 
 from radnet_lake.errors import LakeError, StoreError
 from radnet_lake.lake.log import Lake, Part
-from radnet_lake.storage.s3 import READS_UNDER_WAY, is_s3
-from radnet_lake.storage.sources import read_range, read_trouble
+from radnet_lake.storage.s3 import CONCURRENT_READS, is_s3
+from radnet_lake.storage.sources import classify_os_error, read_range
 
 Voxels = npt.NDArray[np.uint8]
 LABEL_FIELDS = (
@@ -100,7 +100,7 @@ def read_places(lake_uri: str, places: Sequence[Place]) -> Voxels:
     Raises LakeError for a shard that is missing or damaged, StoreError where its store is.
     """
     if is_s3(lake_uri):
-        with ThreadPoolExecutor(min(len(places), READS_UNDER_WAY)) as pool:
+        with ThreadPoolExecutor(min(len(places), CONCURRENT_READS)) as pool:
             return _stack(list(pool.map(partial(_read_place, lake_uri), places)))
     return _stack([_read_place(lake_uri, place) for place in places])
 
@@ -141,7 +141,7 @@ def _read(lake_uri: str, shard: str, start: int, length: int) -> bytes:
     try:
         return read_range(f"{lake_uri}/{shard}", start, length)
     except OSError as error:
-        trouble = read_trouble(error)
+        trouble = classify_os_error(error)
         if trouble.reason == "vanished":
             raise _not_readable(lake_uri, shard, "the shard is missing") from None
         remedy = "check permissions and the disk"

@@ -18,7 +18,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from radnet_lake.schema import REJECT_REASONS
-from radnet_lake.storage.archive import ArchiveTrouble, Limits, Member, archive_kind, list_members
+from radnet_lake.storage.archive import ArchiveError, Limits, Member, archive_kind, list_members
 
 CT_PATH = Path(str(get_testdata_file("CT_small.dcm")))
 CT = CT_PATH.read_bytes()
@@ -62,10 +62,10 @@ def listed(data: bytes, name: str = "export", limits: Limits | None = None) -> l
     assert kind is not None
     found = []
     for member in list_members(io.BytesIO(data), kind, len(data), name, limits):
-        if member.trouble is None:
+        if member.error is None:
             member.read(4096)
         else:
-            assert member.trouble[0] in REJECT_REASONS
+            assert member.error[0] in REJECT_REASONS
         found.append(member)
     return found
 
@@ -78,8 +78,8 @@ def contents(data: bytes, name: str = "export", limits: Limits | None = None) ->
 
 
 def reasons(data: bytes, name: str = "export", limits: Limits | None = None) -> dict[str, str]:
-    """Path and trouble's reason of every member, 'ok' for one that can be read."""
-    return {m.path: m.trouble[0] if m.trouble else "ok" for m in listed(data, name, limits)}
+    """Path and error's reason of every member, 'ok' for one that can be read."""
+    return {m.path: m.error[0] if m.error else "ok" for m in listed(data, name, limits)}
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
@@ -110,7 +110,7 @@ def test_every_member_is_read_whole_whatever_the_archive(archive: bytes) -> None
     assert contents(archive) == FILES
 
 
-def test_members_tell_size_and_time_in_utc() -> None:
+def test_members_have_size_and_time_in_utc() -> None:
     (in_zip,) = listed(make_zip({"a": CT}))
     assert (in_zip.size_bytes, in_zip.modified) == (len(CT), 1_714_979_290_000_000)
     (in_tar,) = listed(make_tar({"a": CT}))
@@ -200,13 +200,13 @@ def test_formats_that_are_not_read_are_named_unsupported() -> None:
     }
 
 
-def test_a_password_is_told_as_such() -> None:
+def test_a_password_is_reported() -> None:
     data = bytearray(make_zip({"a": CT, "b": CT}))
     data[data.index(b"PK\x01\x02") + 8] |= 1
     assert reasons(bytes(data)) == {"a": "archive_encrypted", "b": "ok"}
 
 
-def test_directories_and_links_inside_are_no_members_and_links_outside_are_told() -> None:
+def test_directories_and_links_inside_are_no_members_and_links_outside_are_reported() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         for name, kind, target in (
@@ -286,7 +286,7 @@ def test_one_name_in_wrong_utf8_costs_no_other_member() -> None:
     assert list(reasons(data).values()) == ["ok", "archive_damaged", "ok"]
 
 
-def test_an_empty_archive_is_told() -> None:
+def test_an_empty_archive_is_reported() -> None:
     only_folder = io.BytesIO()
     with zipfile.ZipFile(only_folder, "w") as archive:
         archive.writestr("d/", b"")
@@ -309,7 +309,7 @@ def test_a_break_in_the_middle_gives_the_members_before_it() -> None:
     assert reasons(make_zip(files)[:-200]) == {"": "archive_damaged"}
 
 
-def test_a_tar_without_its_end_mark_is_told_as_damaged() -> None:
+def test_a_tar_without_its_end_mark_is_reported_as_damaged() -> None:
     whole = make_tar({"a": CT})
     data_end = 512 + (len(CT) + 511) // 512 * 512
     assert reasons(whole[:data_end]) == {"a": "ok", "": "archive_damaged"}
@@ -328,9 +328,9 @@ def test_what_came_before_a_break_in_a_member_is_given_out_first() -> None:
     head = member.read(MIB)
     assert len(head) > 2000
     assert CT.startswith(head)
-    with pytest.raises(ArchiveTrouble) as trouble:
+    with pytest.raises(ArchiveError) as error:
         member.read(1)
-    assert trouble.value.reason == "archive_damaged"
+    assert error.value.reason == "archive_damaged"
 
 
 def test_wrong_checksums_are_found_where_the_data_is_read() -> None:
@@ -341,7 +341,7 @@ def test_wrong_checksums_are_found_where_the_data_is_read() -> None:
     data[data.index(CT) + 20_000] ^= 0xFF
     members = list_members(io.BytesIO(bytes(data)), "zip", len(data), "a.zip")
     member = next(members)
-    with pytest.raises(ArchiveTrouble, match="BadZipFile"):
+    with pytest.raises(ArchiveError, match="BadZipFile"):
         read_all(member)
 
 
@@ -368,15 +368,15 @@ def test_nesting_is_followed_to_the_bound_and_not_further() -> None:
     assert reasons(data, limits=Limits(depth=4)) == {"3!/2!/1!/0": "ok"}
     for _ in range(1200):
         data = gzip.compress(data, 1)
-    assert [m.trouble and m.trouble[0] for m in listed(data)] == ["archive_too_deep"]
+    assert [m.error and m.error[0] for m in listed(data)] == ["archive_too_deep"]
 
 
 def test_every_bound_holds() -> None:
     files = {f"{i}": CT for i in range(5)}
     for archive in (make_zip(files), make_tar(files)):
         found = listed(archive, limits=Limits(members=3))
-        assert found[-1].trouble is not None
-        assert found[-1].trouble[0] == "archive_too_large"
+        assert found[-1].error is not None
+        assert found[-1].error[0] == "archive_too_large"
         assert len(found) <= 4
         by_size = reasons(archive, limits=Limits(member_bytes=len(CT) - 1))
         assert by_size == dict.fromkeys(files, "archive_too_large")
@@ -393,9 +393,9 @@ def test_every_bound_holds() -> None:
     small = Limits(member_bytes=20_000)
     members = list_members(io.BytesIO(gzip.compress(CT)), "gzip", 9999, "a", small)
     member = next(members)
-    with pytest.raises(ArchiveTrouble) as trouble:
+    with pytest.raises(ArchiveError) as error:
         read_all(member)
-    assert trouble.value.reason == "archive_too_large"
+    assert error.value.reason == "archive_too_large"
 
 
 def test_a_zip_bomb_of_zips_stays_small_in_memory() -> None:
@@ -509,7 +509,7 @@ def test_a_huge_zip_directory_is_refused_before_it_is_parsed() -> None:
             members.extend(list_members(io.BytesIO(data), "zip", len(data), "a.zip", limits))  # noqa: B023
 
         assert peak_bytes(read) < len(directory) + 4 * MIB
-        assert [m.trouble and m.trouble[0] for m in members] == [reason]
+        assert [m.error and m.error[0] for m in members] == [reason]
 
 
 @pytest.mark.long
@@ -523,8 +523,8 @@ def test_a_million_equal_names_take_linear_time_and_no_name_is_endless() -> None
     assert paths[-1] == "a#20000"
     (member,) = listed(make_tar({"n" * 100_000: CT}))
     assert len(member.path) == 4096
-    assert member.trouble is not None
-    assert member.trouble[0] == "archive_unsafe_path"
+    assert member.error is not None
+    assert member.error[0] == "archive_unsafe_path"
 
 
 def test_a_failing_disk_is_not_taken_for_a_damaged_archive() -> None:
@@ -537,20 +537,20 @@ def test_a_failing_disk_is_not_taken_for_a_damaged_archive() -> None:
             list(list_members(Failing(archive), archive_kind(archive[:512]) or "", 99, "x"))
 
 
-def test_no_name_gets_into_a_trouble() -> None:
+def test_no_name_gets_into_an_error() -> None:
     broken = bytearray(make_zip({"DOE^JOHN": CT, "x/../DOE^JANE": CT}))
     broken[35:38] = b"???"
     for member in listed(bytes(broken)):
-        assert member.trouble is not None
-        assert "DOE" not in member.trouble[1]
-        with pytest.raises(ArchiveTrouble) as raised:
+        assert member.error is not None
+        assert "DOE" not in member.error[1]
+        with pytest.raises(ArchiveError) as raised:
             member.read(1)
         assert "DOE" not in str(raised.value)
         again = pickle.loads(pickle.dumps(raised.value))
-        assert (again.reason, again.detail) == member.trouble
+        assert (again.reason, again.detail) == member.error
 
 
-def test_damaged_bytes_anywhere_give_members_or_troubles_and_nothing_else() -> None:
+def test_damaged_bytes_anywhere_give_members_or_errors_and_nothing_else() -> None:
     nested = make_zip({"in.tar.gz": make_tar({"IM1": CT[:3000]}, "w:gz"), "b": CT[:3000]})
     for archive in (nested, make_tar({"in.zip": nested, "c": CT[:2000]}), gzip.compress(nested)):
         kind = archive_kind(archive[:512]) or ""
@@ -563,9 +563,9 @@ def test_damaged_bytes_anywhere_give_members_or_troubles_and_nothing_else() -> N
                 n_members = 0
                 for member in list_members(io.BytesIO(mutated), kind, len(mutated), "f"):
                     n_members += 1
-                    if member.trouble:
-                        assert member.trouble[0] in REJECT_REASONS
+                    if member.error:
+                        assert member.error[0] in REJECT_REASONS
                         continue
-                    with contextlib.suppress(ArchiveTrouble):
+                    with contextlib.suppress(ArchiveError):
                         read_all(member)
                 assert n_members

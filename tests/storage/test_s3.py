@@ -16,7 +16,7 @@ from s3_server import S3Server
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.storage import sources
 from radnet_lake.storage.folder import Folder
-from radnet_lake.storage.sources import Entry, ReadTrouble, Unit
+from radnet_lake.storage.sources import Entry, ReadFailure, Unit
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_ranges_of_an_object_are_short_at_its_end(s3: S3Server, bucket: str, key
         assert file.read() == b""
 
 
-def test_heads_of_objects_come_in_order_with_their_troubles(s3: S3Server) -> None:
+def test_heads_of_objects_come_in_order_with_their_errors(s3: S3Server) -> None:
     bucket = s3.bucket()
     lake = Folder(f"s3://{bucket}")
     for number in range(150):
@@ -92,7 +92,7 @@ def test_heads_of_objects_come_in_order_with_their_troubles(s3: S3Server) -> Non
     assert [entry for entry, _ in read] == entries
     for number, (_, result) in enumerate(read):
         if number in (5, 149):
-            assert isinstance(result, ReadTrouble)
+            assert isinstance(result, ReadFailure)
             assert result.reason == "vanished"
         else:
             assert result == (b"" if number == 7 else b"%03d" % number * 2)
@@ -144,7 +144,7 @@ def expect_error(way: str, bucket: str, kind: type[RadnetLakeError], words: str)
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_wrong_credentials_are_told_apart(
+def test_wrong_credentials_are_reported_by_kind(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     bucket = s3.bucket()
@@ -171,7 +171,7 @@ def test_a_missing_bucket_is_named(s3: S3Server, way: str) -> None:
 def test_a_dead_server_is_a_store_error(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr("radnet_lake.storage.s3.SERVER_PATIENCE_S", 2.0)
+    monkeypatch.setattr("radnet_lake.storage.s3.SERVER_TIMEOUT_S", 2.0)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))  # bound, not listening: refuses
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
@@ -179,10 +179,10 @@ def test_a_dead_server_is_a_store_error(
 
 
 @pytest.mark.parametrize("way", ["list_unit", "read_range", "create"])
-def test_a_server_that_says_nothing_is_a_store_error(
+def test_a_server_that_does_not_answer_is_a_store_error(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    monkeypatch.setattr("radnet_lake.storage.s3.SERVER_PATIENCE_S", 2.0)
+    monkeypatch.setattr("radnet_lake.storage.s3.SERVER_TIMEOUT_S", 2.0)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(50)
@@ -214,7 +214,7 @@ def test_credentials_come_from_a_profile_too(
 def test_a_server_killed_while_heads_are_read_ends_the_run_and_a_restart_goes_on(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("radnet_lake.storage.s3.SERVER_PATIENCE_S", 2.0)
+    monkeypatch.setattr("radnet_lake.storage.s3.SERVER_TIMEOUT_S", 2.0)
     bucket = s3.bucket()
     lake = Folder(f"s3://{bucket}")
     for number in range(120):

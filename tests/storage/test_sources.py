@@ -13,11 +13,11 @@ from listing import ODD_NAMES, list_all
 from radnet_lake.errors import SettingError
 from radnet_lake.schema import REJECT_REASONS
 from radnet_lake.storage import sources
-from radnet_lake.storage.sources import Entry, ReadTrouble
+from radnet_lake.storage.sources import Entry, ReadFailure
 
 
-def troubles(source: Path) -> dict[str, str | None]:
-    return {Path(entry.uri).name: entry.trouble for entry in list_all(str(source))}
+def reject_reasons(source: Path) -> dict[str, str | None]:
+    return {Path(entry.uri).name: entry.reject_reason for entry in list_all(str(source))}
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ def test_a_single_file_is_a_source(tmp_path: Path) -> None:
     assert [(e.uri, e.size_bytes) for e in list_all(str(path))] == [(str(path), 4)]
 
 
-def test_a_folder_too_long_to_look_at_stays_one_unit(
+def test_a_folder_with_too_many_names_stays_one_unit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "FOLDER_LOOK", 10)
+    monkeypatch.setattr(sources, "MAX_NAMES_SCANNED", 10)
     monkeypatch.setattr(sources, "FOLDER_CHUNK", 7)
     for number in range(40):
         (tmp_path / f"{number:02}").mkdir()
@@ -109,7 +109,7 @@ def test_links_into_the_source_give_no_doubles_and_cycles_are_reported(tmp_path:
     (source / "file").symlink_to(outside / "2.dcm")
     for at_least in (1, 64):
         found = {
-            (entry.uri.removeprefix(f"{source}/"), entry.trouble)
+            (entry.uri.removeprefix(f"{source}/"), entry.reject_reason)
             for entry in list_all(str(source), at_least)
         }
         assert found == {
@@ -131,7 +131,7 @@ def test_links_that_lead_around_outside_the_source_end(tmp_path: Path) -> None:
     (source / "to_x").symlink_to(tmp_path / "x")
     (tmp_path / "x" / "sub" / "to_y").symlink_to(tmp_path / "y")
     (tmp_path / "y" / "sub" / "to_x").symlink_to(tmp_path / "x")
-    assert troubles(source) == {"to_x": "link_cycle"}
+    assert reject_reasons(source) == {"to_x": "link_cycle"}
 
 
 def test_pipes_sockets_and_devices_are_reported_and_never_opened(tmp_path: Path) -> None:
@@ -143,10 +143,10 @@ def test_pipes_sockets_and_devices_are_reported_and_never_opened(tmp_path: Path)
         listener.bind("socket")
         os.chdir(here)
         entries = list_all(str(tmp_path))
-    assert {entry.trouble for entry in entries} == {"not_a_file"}
+    assert {entry.reject_reason for entry in entries} == {"not_a_file"}
     assert len(entries) == 3
     read = [result for _, result in sources.read_heads(entries, lambda: 100)]
-    assert all(isinstance(result, ReadTrouble) for result in read)
+    assert all(isinstance(result, ReadFailure) for result in read)
 
 
 def test_a_pipe_that_took_a_files_place_does_not_hang_the_read(tmp_path: Path) -> None:
@@ -174,8 +174,8 @@ def test_broken_links_and_unreadable_folders_are_reported(
     expected = {"broken": "unreadable", "closed": "unreadable", "1.dcm": None}
     for at_least in (1, 64):
         entries = list_all(str(tmp_path), at_least)
-        assert {Path(entry.uri).name: entry.trouble for entry in entries} == expected
-    assert {entry.trouble for entry in entries if entry.trouble} <= set(REJECT_REASONS)
+        assert {Path(entry.uri).name: entry.reject_reason for entry in entries} == expected
+    assert {entry.reject_reason for entry in entries if entry.reject_reason} <= set(REJECT_REASONS)
 
 
 def test_folders_nested_without_end_are_reported_not_followed(
@@ -184,7 +184,7 @@ def test_folders_nested_without_end_are_reported_not_followed(
     monkeypatch.setattr(sources, "MAX_DEPTH", 5)
     (tmp_path / "/".join("abcdefgh")).mkdir(parents=True)
     [unit] = sources.list_units(str(tmp_path), at_least=1)
-    assert [entry.trouble for entry in sources.list_unit(unit)] == ["unreadable"]
+    assert [entry.reject_reason for entry in sources.list_unit(unit)] == ["unreadable"]
 
 
 def test_a_source_that_is_not_there_is_a_wrong_setting(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_a_source_that_is_not_there_is_a_wrong_setting(tmp_path: Path) -> None:
         ("/a\udcff", "file:///a%FF"),
     ],
 )
-def test_a_users_word_becomes_one_uri_that_stays(text: str, uri: str) -> None:
+def test_what_a_user_writes_becomes_one_uri_that_stays(text: str, uri: str) -> None:
     assert sources.absolute_uri(text) == uri
     assert sources.absolute_uri(uri) == uri
 
@@ -232,7 +232,7 @@ def test_local_ranges_are_short_at_the_end(tmp_path: Path) -> None:
     assert sources.read_range(str(path), 5, 0) == b""
 
 
-def test_local_heads_come_in_order_with_their_troubles(tmp_path: Path) -> None:
+def test_local_heads_come_in_order_with_their_errors(tmp_path: Path) -> None:
     for number in range(20):
         (tmp_path / f"{number:02}").write_bytes(b"%d" % number * 100)
     entries = list_all(str(tmp_path))
@@ -244,7 +244,7 @@ def test_local_heads_come_in_order_with_their_troubles(tmp_path: Path) -> None:
     lengths = iter(range(1, 1000))
     read = list(sources.read_heads(entries, lambda: next(lengths)))
     assert [entry for entry, _ in read] == entries
-    reasons = {Path(e.uri).name: r.reason for e, r in read if isinstance(r, ReadTrouble)}
+    reasons = {Path(e.uri).name: r.reason for e, r in read if isinstance(r, ReadFailure)}
     assert reasons == {"05": "vanished", "06": "unreadable", "mem": "unreadable"}
     assert read[9][1] == b"9" * 10
 
@@ -256,8 +256,8 @@ def test_errors_of_a_file_never_name_its_path(tmp_path: Path) -> None:
         assert "DOE" not in str(caught.value)
         assert "proc" not in str(caught.value)
         assert caught.value.filename is None
-        trouble = sources.read_trouble(caught.value)
-        assert "DOE" not in trouble.detail
+        error = sources.classify_os_error(caught.value)
+        assert "DOE" not in error.detail
 
 
 @pytest.mark.long
