@@ -28,7 +28,7 @@ from radnet_lake.lake.log import Lake, open_lake, utc_now
 from radnet_lake.lake.settings import CommitSettings
 from radnet_lake.lake.sql import choose_rows, run_sql
 from radnet_lake.lake.sql_files import read_query
-from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights, refuse_segmenter
 from radnet_lake.progress import Progress, list_failures, show_nothing
@@ -202,7 +202,7 @@ def _plan(
     if held.num_rows:
         streams.append((stream, SeriesIndex(add_sizes(held.combine_chunks(), lake), 0)))
     if lacking.num_rows:
-        choose_opener(lake)  # a missing key is said before any work
+        choose_decryptor(lake)  # a missing key is said before any work
         lacking = lacking.drop(["shard", "position"]).combine_chunks()
         streams.append((replace(stream, source="lake"), SeriesIndex(lacking, 0)))
     report.stored = held.num_rows

@@ -163,7 +163,7 @@ class _Run:
         self.config, self.sources, self.lake = config, sources, lake
         self.deidentifier = deidentifier
         stamp = utc_now()
-        seal = deidentifier.seal_uri if deidentifier else str
+        seal = deidentifier.encrypt_uri if deidentifier else str
         self.record: dict[str, Any] = {
             "run_id": f"{stamp:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
             "status": "running",
@@ -236,14 +236,14 @@ class _Run:
                 "select word, count(distinct patient) from"
                 " (select patient, unnest(withheld) as word from files) group by all"
             ).fetchall()
-        words = set(self.deidentifier.promote(counts)) - self.lake.refresh().words
+        words = set(self.deidentifier.promote_words(counts)) - self.lake.refresh().words
         if words:
             self.lake.commit(words=sorted(words))
         return len(words)
 
     def prune(self) -> None:
         """Mark the rows of files that the sources no longer hold."""
-        unseal = self.deidentifier.open_uri if self.deidentifier else str
+        unseal = self.deidentifier.decrypt_uri if self.deidentifier else str
         if not self.record["files_listed"]:
             what, remedy = "no file is there: a disk that is not mounted?", "run without --prune"
             raise SettingError(what, ", ".join(self.config.sources), remedy)

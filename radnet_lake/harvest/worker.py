@@ -76,7 +76,7 @@ def _open_writer(uri: str) -> Lake:
 def _open_deidentifier(approved: frozenset[str]) -> Deidentifier:
     """Words that were let through are sealed in the lake: only a holder of the key reads them."""
     plain = Deidentifier(load_key(), frozenset())
-    words = {plain.open_sealed(word) for word in approved}
+    words = {plain.decrypt_word(word) for word in approved}
     return Deidentifier(load_key(), load_vocabulary() | words)
 
 
@@ -156,10 +156,10 @@ class _Chunk:
         return Part("listed", name, len(uris), 0)
 
     def seal(self, uri: str) -> str:
-        return self.deidentifier.seal_uri(uri) if self.deidentifier else uri
+        return self.deidentifier.encrypt_uri(uri) if self.deidentifier else uri
 
     def unseal(self, uri: str) -> str:
-        return self.deidentifier.open_uri(uri) if self.deidentifier else uri
+        return self.deidentifier.decrypt_uri(uri) if self.deidentifier else uri
 
     def shift(self, microseconds: int) -> int:
         """A file is often as old as the scan: its time of change is no more open than the date."""
@@ -307,7 +307,7 @@ class _Chunk:
             self.seen_series.add(series)
             self.add_header(stored, header, first, identifiers)
             if self.deidentifier:
-                file["withheld"] += self.deidentifier.mark_names(identifiers)
+                file["withheld"] += self.deidentifier.hash_names(identifiers)
         if self.deidentifier:
             for row in rows:
                 file["withheld"] += self.deidentifier.clean_row(row, identifiers)

@@ -155,4 +155,4 @@ def locate(config: LocateConfig) -> list[str]:
     if lake.format.get("phi") == "keep":
         return uris
     deidentifier = Deidentifier(load_key(), frozenset())
-    return sorted(deidentifier.open_uri(uri) for uri in uris)
+    return sorted(deidentifier.decrypt_uri(uri) for uri in uris)

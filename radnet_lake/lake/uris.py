@@ -8,7 +8,7 @@ from radnet_lake.lake.log import Lake
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 
 
-def choose_opener(lake: Lake) -> Callable[[str], str] | None:
+def choose_decryptor(lake: Lake) -> Callable[[str], str] | None:
     """What opens the sealed paths of a pseudonymised lake; None where they are plain.
 
     Raises SettingError for a missing key, or one that the lake was not made with.
@@ -20,4 +20,4 @@ def choose_opener(lake: Lake) -> Callable[[str], str] | None:
         what = "the lake was made with another pseudonymisation key"
         raise SettingError(what, lake.uri, "set RADNET_LAKE_KEY_FILE to that key's file")
     # All members of an archive name it.
-    return lru_cache(maxsize=1024)(deidentifier.open_uri)
+    return lru_cache(maxsize=1024)(deidentifier.decrypt_uri)

@@ -1,4 +1,4 @@
-"""De-identification: takes header values, gives them encrypted, hashed, shifted or cleaned.
+"""De-identification: takes header values, gives them hashed, shifted, cleaned or encrypted.
 
 Read first: deidentifier.py.
 """

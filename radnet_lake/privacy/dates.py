@@ -1,4 +1,4 @@
-"""Dates, times and ages of a patient without the true ones: shifted, relative, in bins."""
+"""Takes dates, times and ages of a patient, gives them shifted, relative, or as age groups."""
 
 import datetime
 import re
@@ -9,14 +9,14 @@ _DAY_MICROSECONDS = 86400 * 1_000_000
 
 
 class Clock(NamedTuple):
-    """What to add to a patient's dates (whole days, negative), what to take off times (seconds)."""
+    """Whole days (negative) to add to a patient's dates, seconds to subtract from times."""
 
     days: datetime.timedelta
     seconds: float
 
 
 def bin_age(age: str) -> str | None:
-    """A DICOM age (PS3.5 AS) as the lower end of 5 years, '090Y' from 90 on; None if unreadable."""
+    """DICOM age (PS3.5 AS) -> lower end of its 5 years, '090Y' from 90 on; None if unreadable."""
     match = re.fullmatch(r"\s*([0-9]{1,3})([DWMY])\s*", age)
     if not match:
         return None
@@ -25,7 +25,7 @@ def bin_age(age: str) -> str | None:
 
 
 def parse_time(text: Any) -> float | None:
-    """A DICOM time (PS3.5 TM) as seconds since midnight; None where it is none."""
+    """DICOM time (PS3.5 TM) -> seconds since midnight; None if unreadable."""
     match = (
         re.fullmatch(r"(\d\d):?(\d\d)?:?(\d\d)?(\.\d{1,6})?", text.strip())
         if isinstance(text, str)
@@ -38,7 +38,7 @@ def parse_time(text: Any) -> float | None:
 
 
 def format_time(seconds: float) -> str | None:
-    """Seconds since midnight as a DICOM time; None for another day's."""
+    """Seconds since midnight -> DICOM time; None outside of one day."""
     micros = round(seconds * 1_000_000)
     if not 0 <= micros < _DAY_MICROSECONDS:
         return None
@@ -48,7 +48,7 @@ def format_time(seconds: float) -> str | None:
 
 
 def shift_date(when: _D, shift: datetime.timedelta) -> _D | None:
-    """`when` moved by `shift`; None where the calendar ends."""
+    """`when` plus `shift`; None outside of the calendar."""
     try:
         return when + shift
     except OverflowError:
@@ -56,7 +56,7 @@ def shift_date(when: _D, shift: datetime.timedelta) -> _D | None:
 
 
 def shift_text(vr: str, text: str, clock: Clock) -> str | None:
-    """A DICOM DA, TM or DT value shifted, as precise as it was; None if unreadable."""
+    """DICOM DA, TM or DT value -> the shifted value of the same precision; None if unreadable."""
     if vr == "TM":
         time = parse_time(text)
         return None if time is None else format_time(time - clock.seconds)

@@ -1,22 +1,22 @@
-"""Rows and headers without identity: keyed hashes, shifted dates, relative times, cleaned text.
+"""Takes rows and headers of one lake, gives them without identity.
 
-What becomes of a value follows its class in schema.Attribute.phi (PS3.15 Annex E with Clean
-Descriptors, Retain Longitudinal Temporal Information with Modified Dates, Retain Patient
-Characteristics, Retain Safe Private). Absent stays None and empty stays '' in every class.
+Each value is treated by its class in schema.Attribute.phi (PS3.15 Annex E with Clean Descriptors,
+Retain Longitudinal Temporal Information with Modified Dates, Retain Patient Characteristics, Retain
+Safe Private). Absent stays None and empty stays '' in every class.
 
-keep  physics and geometry, as they are; a number that is an identifier or a date is dropped.
+keep  physics and geometry, unchanged; a number that is an identifier or a date is dropped.
 uid   2.25.<128 bits of the hash>; one domain, so references survive; UIDs of DICOM itself stay.
 hash  32 hex digits, one domain per attribute; PatientID is hashed together with IssuerOfPatientID.
 date  1 to 3650 whole days back, constant per patient (per study where there is no PatientID).
 time  seconds since StudyTime of the same header, negative before it; without StudyTime a constant
-      offset per patient is added; never wrapped, so differences stay exact. DateTimes move by the
-      same days and seconds. A time that would leave its day is left out of the DICOM JSON header.
-age   bins of 5 years, all from 90 years on are '090Y'; unreadable ages are dropped.
+      offset per patient is added; never wrapped, so differences stay exact. DateTimes are shifted
+      by the same days and seconds. The DICOM JSON header omits a time that falls on another day.
+age   groups of 5 years, all from 90 years on are '090Y'; unreadable ages are dropped.
 text  see free_text.py; `code` (CS) likewise: the vocabulary holds the terms of the standard.
 
-Withheld words are handed back sealed (AES-SIV, RFC 5297: equal words have equal seals), so that
-words which many patients share can be counted and let through; names never are. Subkeys for
-HMAC-SHA-256 and AES come from one key by HKDF (RFC 5869).
+Withheld words are returned encrypted (AES-SIV, RFC 5297, deterministic), so that words which many
+patients share can be counted and added to the vocabulary; names never are. Subkeys for HMAC-SHA-256
+and AES are derived from one key by HKDF (RFC 5869).
 """
 
 import base64
@@ -49,12 +49,13 @@ _V = TypeVar("_V")
 
 MIN_KEY_BYTES = 32
 PROMOTE_PATIENTS = 5
-"""A word that this many patients share names none of them (k-anonymity, our choice of k)."""
-NAME_MARK = "n:"
-"""Before the mark of a name among withheld words: that word is never promoted, whoever has it."""
+"""A word of at least this many patients identifies none (k-anonymity; k is our choice)."""
+NAME_HASH_PREFIX = "n:"
+"""Prefix of the hash of a name among withheld words; such a word is never promoted."""
 NAME_BUCKETS = 256
-"""One name has as many marks, so that counting marks does not tell the frequent names."""
-SEALED_URI = "sealed:"
+"""A name is hashed into one of these buckets, so that hash counts don't reveal common surnames."""
+ENCRYPTED_PREFIX = "sealed:"
+"""Prefix of encrypted URIs in stored data."""
 CACHE_ENTRIES = 4096
 MAX_SHIFT_DAYS = 3650
 
@@ -83,7 +84,7 @@ _LISTS = tuple(a.keyword for a in _CLEANED if a.kind == "texts")
 _CODES = tuple(a.keyword for a in ATTRIBUTES if a.kind == "codes")
 _NUMBER = re.compile(r"\s*[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?\s*")
 _DICOM_UID = re.compile(r"1\.2\.840\.10008(?:\.[0-9]{1,4}){1,12}")
-"""UIDs that the standard registers have short parts; what files put behind its root may not."""
+"""UIDs of the standard itself have short components; others below its root may not."""
 _CLASS_UID = re.compile(
     r"1\.2\.840\.(?:10008|113619\.[45])(?:\.[0-9]{1,4}){1,12}"
     r"|1\.3\.(?:12\.2\.1107\.5\.9|46\.670589)(?:\.[0-9]{1,3}){1,7}"
@@ -98,9 +99,9 @@ class _Person(NamedTuple):
 
 
 def load_key() -> bytes:
-    """The key of this lake: the file that RADNET_LAKE_KEY_FILE names, else RADNET_LAKE_KEY itself.
+    """Environment -> the key: the file of RADNET_LAKE_KEY_FILE, else RADNET_LAKE_KEY itself.
 
-    Raises SettingError where there is none, or fewer than 32 bytes of it.
+    Raises SettingError for a missing key or one of fewer than 32 bytes.
     """
     if name := os.environ.get("RADNET_LAKE_KEY_FILE"):
         where = "RADNET_LAKE_KEY_FILE"
@@ -124,7 +125,7 @@ def _check_key(key: bytes, where: str) -> bytes:
     return key
 
 
-def _remember(cache: dict[_K, _V], key: _K, value: _V, entries: int = CACHE_ENTRIES) -> _V:
+def _cache_value(cache: dict[_K, _V], key: _K, value: _V, entries: int = CACHE_ENTRIES) -> _V:
     if len(cache) >= entries:
         cache.clear()
     cache[key] = value
@@ -132,7 +133,7 @@ def _remember(cache: dict[_K, _V], key: _K, value: _V, entries: int = CACHE_ENTR
 
 
 class Deidentifier:
-    """Takes identity out of rows and headers of one lake; made once per worker process.
+    """Removes identity from rows and headers of one lake; one per worker process.
 
     key: at least 32 bytes, see load_key.
     vocabulary: words that may stay in free text, see load_vocabulary.
@@ -153,81 +154,85 @@ class Deidentifier:
         self._clocks: dict[str, Clock] = {}
         self._names: dict[tuple[str, ...], Names] = {}
 
-    def seal(self, text: str) -> str:
-        """`text` encrypted so that equal texts have equal seals; '' stays ''."""
-        return encrypt(self._word_cipher, text)
+    def encrypt_word(self, word: str) -> str:
+        """Word -> its encrypted form, equal for equal words; '' stays ''."""
+        return encrypt(self._word_cipher, word)
 
-    def open_sealed(self, sealed: str) -> str:
-        """What `seal` was given. Raises SettingError for another key's seal, or a damaged one."""
-        return decrypt(self._word_cipher, sealed)
+    def decrypt_word(self, encrypted: str) -> str:
+        """Inverse of encrypt_word. Raises SettingError for another key or damaged text."""
+        return decrypt(self._word_cipher, encrypted)
 
-    def seal_uri(self, uri: str) -> str:
-        """`uri` as sealed:<folder>/<name>, members behind !/ likewise; one folder, one prefix."""
-        return SEALED_URI + map_parts(uri, lambda part: encrypt(self._uri_cipher, part))
+    def encrypt_uri(self, uri: str) -> str:
+        """URI -> prefix, encrypted folder, '/', encrypted name; members behind !/ likewise.
 
-    def open_uri(self, sealed: str) -> str:
-        """What `seal_uri` was given; a plain uri as it is. SettingError as open_sealed."""
-        if not sealed.startswith(SEALED_URI):
-            return sealed
-        return map_parts(
-            sealed.removeprefix(SEALED_URI), lambda part: decrypt(self._uri_cipher, part)
-        )
+        URIs of one folder share a prefix, so that sorting keeps them together.
+        """
+        return ENCRYPTED_PREFIX + map_parts(uri, lambda part: encrypt(self._uri_cipher, part))
+
+    def decrypt_uri(self, uri: str) -> str:
+        """Inverse of encrypt_uri; a plain URI is returned unchanged. Raises as decrypt_word."""
+        if not uri.startswith(ENCRYPTED_PREFIX):
+            return uri
+        encrypted = uri.removeprefix(ENCRYPTED_PREFIX)
+        return map_parts(encrypted, lambda part: decrypt(self._uri_cipher, part))
 
     def shift_modified(self, microseconds: int) -> int:
-        """A file's time of change, in microseconds of Unix time, 1 to 3650 days back.
+        """A file's modification time, microseconds of Unix time -> the same 1 to 3650 days earlier.
 
-        Files are often made when the patient is scanned, and the newest ones when the lake is: one
-        shift for all would be read off them. So the shift hangs on the time itself: equal times
-        stay equal, unequal ones unequal, which is all that an incremental run compares.
+        The shift is a hash of the time itself, because a common shift could be inferred: files are
+        often written when the patient is scanned, and the newest when the lake is made. Equal times
+        stay equal and unequal ones unequal, which is all that an incremental harvest compares.
         """
         digest = hmac.digest(self._file_time_key, str(microseconds).encode(), "sha256")
         day = 86400 * 1_000_000
         return microseconds - day - int.from_bytes(digest[:16]) % ((MAX_SHIFT_DAYS - 1) * day)
 
-    def mark_names(self, identifiers: Sequence[str]) -> list[str]:
-        """Marks of all names in a header, for `promote`: to be kept once per series or oftener.
+    def hash_names(self, identifiers: Sequence[str]) -> list[str]:
+        """Identifiers of a header -> hashes of the names in them, for promote_words.
 
-        identifiers: as for clean_row. Without marks, a physician who is named in one header and
-        mentioned in the descriptions of five others would be taken for a word that many share.
+        identifiers: as for clean_row. Store them at least once per series, because a physician who
+        is named in one header and mentioned in five others would look like a shared word.
         """
         names = self._collect_names(identifiers)
-        return sorted({self._mark(w, names.bucket) for w in names.words if w.isalpha()})
+        return sorted({self._hash_name(w, names.bucket) for w in names.words if w.isalpha()})
 
-    def promote(self, counts: Iterable[tuple[str, int]]) -> list[str]:
-        """The words that may join the vocabulary, still sealed: 5 patients or more, never a name.
+    def promote_words(self, counts: Iterable[tuple[str, int]]) -> list[str]:
+        """Withheld words with numbers of patients -> those for the vocabulary, still encrypted.
 
-        counts: what clean_row and mark_names hand out, each with the number of its patients.
+        Words of at least PROMOTE_PATIENTS patients, never a name. counts: output of clean_row and
+        hash_names, each with the number of its patients.
         """
-        marks, shared = set(), []
-        for sealed, patients in counts:
-            if sealed.startswith(NAME_MARK):
-                marks.add(sealed)
+        name_hashes, shared = set(), []
+        for withheld, patients in counts:
+            if withheld.startswith(NAME_HASH_PREFIX):
+                name_hashes.add(withheld)
             elif patients >= PROMOTE_PATIENTS:
-                shared.append(sealed)
-        return sorted(sealed for sealed in shared if not self._is_name(sealed, marks))
+                shared.append(withheld)
+        return sorted(word for word in shared if not self._is_name(word, name_hashes))
 
-    def _is_name(self, sealed: str, marks: set[str]) -> bool:
-        word = self.open_sealed(sealed)
-        return any(self._mark(word, bucket) in marks for bucket in range(NAME_BUCKETS))
+    def _is_name(self, encrypted: str, name_hashes: set[str]) -> bool:
+        word = self.decrypt_word(encrypted)
+        return any(self._hash_name(word, bucket) in name_hashes for bucket in range(NAME_BUCKETS))
 
-    def _mark(self, word: str, bucket: int) -> str:
+    def _hash_name(self, word: str, bucket: int) -> str:
         digest = hmac.digest(self._name_key, f"{bucket}:{word}".encode(), "sha256")
-        return NAME_MARK + base64.urlsafe_b64encode(digest[:9]).decode()
+        return NAME_HASH_PREFIX + base64.urlsafe_b64encode(digest[:9]).decode()
 
     def patient_hash(
         self, patient_id: str | None, issuer: str | None = None, study_uid: str | None = None
     ) -> str:
-        """The hash of PatientID and its issuer, else of the study; '' where there is neither."""
+        """PatientID and its issuer, else the study -> hash; '' where there is neither."""
         if patient_id and (patient := patient_id.strip()):
             issuer = (issuer or "").strip()
             return self._hash("PatientID", f"{len(issuer)}:{issuer}{patient}")
         return self._hash("study as patient", study_uid) if study_uid else ""
 
     def clean_row(self, row: dict[str, Any], identifiers: Sequence[str]) -> list[str]:
-        """Take identity out of one `instances` row, in place; the withheld words, sealed, sorted.
+        """Remove identity from one `instances` row, in place; returns its withheld words.
 
-        row: typed values by column, as schema.KINDS says; a column the schema lacks is dropped,
-        and uri is left to the caller (seal_uri).
+        They are encrypted and sorted, with hashes of names among them.
+        row: typed values by column, as in schema.KINDS; a column that the schema lacks is dropped;
+        uri is the caller's task (encrypt_uri).
         identifiers: all person names and direct identifiers of the same header, as raw text.
         """
         names = self._collect_names(identifiers)
@@ -274,7 +279,7 @@ class Deidentifier:
         return cleaned
 
     def clean_header(self, header: dict[str, Any], identifiers: Sequence[str]) -> list[str]:
-        """Take identity out of one DICOM JSON header (PS3.18 F), in place; the tags left out.
+        """Remove identity from one DICOM JSON header (PS3.18 F), in place; returns omitted tags.
 
         A tag within a sequence is a path, 00081115.0020000E. `identifiers` as for clean_row.
         """
@@ -289,7 +294,7 @@ class Deidentifier:
     def _clean_value(
         self, person: _Person, kind: str, keyword: str, value: Any, scheme: str | None
     ) -> Any:
-        """One value of a header, by the kinds of header_json.py; None if it may not stay."""
+        """Header value -> without identity, by the kinds of header_json.py; None to omit it."""
         if kind == "number":
             is_number = not isinstance(value, bool) and _NUMBER.fullmatch(str(value))
             return value if is_number and not is_identifying(float(value), person.names) else None
@@ -323,9 +328,9 @@ class Deidentifier:
         known = names.cache.get(text)
         if known is None:
             cleaned = clean_text(text, self.vocabulary, names)
-            seals = [self.seal(word) for word in cleaned.words]
-            seals += [self._mark(word, names.bucket) for word in cleaned.names]
-            known = _remember(names.cache, text, (cleaned.text, tuple(seals)))
+            encrypted = [self.encrypt_word(word) for word in cleaned.words]
+            encrypted += [self._hash_name(word, names.bucket) for word in cleaned.names]
+            known = _cache_value(names.cache, text, (cleaned.text, tuple(encrypted)))
         withheld.update(known[1])
         return known[0]
 
@@ -335,18 +340,18 @@ class Deidentifier:
         if known is None:
             text = "\0".join(key).encode(errors="surrogatepass")
             bucket = hmac.digest(self._name_key, text, "sha256")[0] % NAME_BUCKETS
-            known = _remember(self._names, key, collect_names(key, bucket), entries=256)
+            known = _cache_value(self._names, key, collect_names(key, bucket), entries=256)
         return known
 
     def _set_clock(self, patient: dict[str, Any], study_time: float | None) -> Clock:
-        who = self.patient_hash(*(patient.get(column) for column in _CLOCK_COLUMNS))
-        clock = self._clocks.get(who)
+        patient_hash = self.patient_hash(*(patient.get(column) for column in _CLOCK_COLUMNS))
+        clock = self._clocks.get(patient_hash)
         if clock is None:
-            digest = hmac.digest(self._date_key, who.encode(), "sha256")
+            digest = hmac.digest(self._date_key, patient_hash.encode(), "sha256")
             days = 1 + int.from_bytes(digest[:8]) % MAX_SHIFT_DAYS
             offset = 1 + int.from_bytes(digest[8:16]) % 86399
             clock = Clock(datetime.timedelta(days=-days), -float(offset))
-            _remember(self._clocks, who, clock)
+            _cache_value(self._clocks, patient_hash, clock)
         return clock if study_time is None else Clock(clock.days, study_time)
 
     def _hash(self, domain: str, text: str) -> str:
@@ -354,7 +359,7 @@ class Deidentifier:
         if known is None:
             message = f"{domain}\0{text.strip()}".encode(errors="surrogatepass")
             digest = hmac.digest(self._hash_key, message, "sha256").hex()[:32]
-            known = _remember(self._hashes, (domain, text), digest)
+            known = _cache_value(self._hashes, (domain, text), digest)
         return known
 
     def _hash_uid(self, uid: str) -> str:
@@ -364,7 +369,7 @@ class Deidentifier:
             if text and not _DICOM_UID.fullmatch(text):
                 digest = hmac.digest(self._uid_key, text.encode(errors="surrogatepass"), "sha256")
                 known = f"2.25.{int.from_bytes(digest[:16])}"
-            _remember(self._uids, uid, known)
+            _cache_value(self._uids, uid, known)
         return known
 
     def _keep_uid(self, uid: str) -> str:

@@ -1,7 +1,9 @@
-"""Free text without identity: known words and short numbers stay, the rest becomes <x>.
+"""Takes free text of a header, gives known words and short numbers of it; the rest becomes <x>.
 
-A word that equals a part of a name or identifier of the same header goes too, known or not, and so
-do dates, times, telephone numbers, addresses of the net, and digits in runs of 5 or more.
+A word that equals a part of a name or identifier of the same header is removed too, known or not,
+and so are dates, times, telephone numbers, e-mail and web addresses, and runs of 5 or more digits.
+
+Not presidio or scrubadub, because they need language models whose recall on header text is unknown.
 """
 
 import csv
@@ -35,7 +37,7 @@ _DAY, _MON, _ORDINAL = (
     "(?:ST|ND|RD|TH|ER|\\.)?",
 )
 _YEAR = "(?:19[0-9]{2}|20(?!00)[0-3][0-9])"
-"""2000 alone is a b-value more often than a year; within a date it goes."""
+"""Without 2000, which alone is more often a b-value than a year; within a date it is removed."""
 _STRIPPED = re.compile(
     "|".join(
         (
@@ -82,13 +84,13 @@ _SPLITS = (
     re.compile(r"[0-9]+|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\x00-\x7f]+"),
     re.compile(r"[0-9]+|[A-Z]+|[a-z]+|[^\x00-\x7f]+"),
 )
-"""A run of letters and digits is read as T|2, then as Ax|FLAIR, then as HEAD|to|FEET."""
+"""Ways to split a run of letters and digits: T|2, then Ax|FLAIR, then HEAD|to|FEET."""
 _MAX_SHORT = 6
-"""Digits and single letters in one run: T1W3D and b1000 pass, A12B3456 may be somebody's number."""
+"""Digits and single letters in one run: T1W3D and b1000 stay, A12B3456 may be an identifier."""
 _MAX_TEXT = 1024
-"""Characters; DICOM allows 64 in short text. Longer ones are withheld unread, for time's sake."""
+"""Characters; DICOM allows 64 in short text. A longer text is withheld, to bound the time."""
 _MIN_NUMBER = 10_000
-"""Shorter numbers are everywhere in a header; longer ones can be an identifier or a date."""
+"""Smaller numbers are common physics; larger ones can be an identifier or a date."""
 _SIZE = re.compile(r"[0-9]{1,4}(?:[Xx][0-9]{1,4}){1,2}(?:[CcMm][Mm])?")
 _NEIGHBOURS = re.compile(r"<x>(?:[ ,^_]*<x>)+")
 _FOLDED = str.maketrans({"Ł": "L", "Ø": "O", "Đ": "D", "ẞ": "SS", "Æ": "AE", "Œ": "OE"})
@@ -100,10 +102,10 @@ _STANDARD_CODE = re.compile(r"(?=.*[0-9])(?!.*[A-Za-z]{5})[A-Za-z0-9.-]{1,18}")
 
 
 class Names(NamedTuple):
-    """What names the patient, physicians and operators of one header.
+    """Names and identifiers of the patient, physicians and operators of one header.
 
     words: folded parts of 3 characters or more. numbers: of 5 digits or more. whole: a pattern of
-    whole identifiers. bucket: see Deidentifier.mark_names. cache: what texts were cleaned to.
+    whole identifiers. bucket: of NAME_BUCKETS. cache: text -> cleaned text and withheld words.
     """
 
     words: frozenset[str]
@@ -114,7 +116,7 @@ class Names(NamedTuple):
 
 
 class Cleaned(NamedTuple):
-    """A text without identity, the words that many patients may let through, and those never."""
+    """A text without identity; its withheld words that may be promoted, and its names."""
 
     text: str
     words: set[str]
@@ -122,13 +124,13 @@ class Cleaned(NamedTuple):
 
 
 def load_vocabulary() -> frozenset[str]:
-    """The words that may stay in free text: upper case, without accents (sql/vocabulary.csv)."""
+    """sql/vocabulary.csv -> words that may stay in free text: upper case, without accents."""
     with (SQL_DIR / "vocabulary.csv").open(encoding="utf-8", newline="") as file:
         return frozenset(row["word"] for row in csv.DictReader(file))
 
 
 def fold_word(text: str) -> str:
-    """`text` in upper case, accents off, as the label rules fold it."""
+    """Text -> upper case without accents, as the label rules normalise it."""
     if text.isascii():
         return text.upper()
     letters = (
@@ -138,7 +140,7 @@ def fold_word(text: str) -> str:
 
 
 def collect_names(identifiers: Iterable[str], bucket: int = 0) -> Names:
-    """What to look for in the texts of a header with these names and identifiers, as raw text."""
+    """Raw names and identifiers of a header -> the words, numbers and patterns to remove."""
     words: set[str] = set()
     numbers: set[int] = set()
     bounded: set[str] = set()
@@ -152,7 +154,7 @@ def collect_names(identifiers: Iterable[str], bucket: int = 0) -> Names:
         if len(digits) >= 5:
             anywhere.add(r"[\W_]*".join(digits))
         if len(squeezed) >= 5 and digits:
-            # However it is written: A7733219 is A-773-3219 as well.
+            # With any separators, because A7733219 is written A-773-3219 too.
             anywhere.add(r"[\W_]*".join(map(re.escape, squeezed)))
         elif len(squeezed) >= 3:
             bounded.add(r"[\W_]*".join(map(re.escape, parts)))
@@ -165,7 +167,7 @@ def collect_names(identifiers: Iterable[str], bucket: int = 0) -> Names:
 
 
 def clean_text(text: str, vocabulary: frozenset[str], names: Names) -> Cleaned:
-    """`text` with each word that is not known as <x>; separators and case of the rest stay."""
+    """Text -> the text with each unknown word as <x>; separators and case of the rest stay."""
     found = Cleaned("", set(), set())
 
     def cut_name(match: re.Match[str]) -> str:
@@ -184,7 +186,7 @@ def clean_text(text: str, vocabulary: frozenset[str], names: Names) -> Cleaned:
 
     if len(text) > _MAX_TEXT:
         return Cleaned(WITHHELD, set(), set())
-    given = text
+    raw = text
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     if not text.isprintable():
@@ -197,8 +199,8 @@ def clean_text(text: str, vocabulary: frozenset[str], names: Names) -> Cleaned:
     text = _RUN.sub(cut_words, text)
     if _CUT not in text:
         return found._replace(text=text)
-    if _NAME_LIKE.fullmatch(given):
-        parts = {fold_word(w) for w in _RUN.findall(given)}
+    if _NAME_LIKE.fullmatch(raw):
+        parts = {fold_word(w) for w in _RUN.findall(raw)}
         if not parts & vocabulary:
             found.names.update(parts)
         return Cleaned(WITHHELD, found.words - found.names, found.names)
@@ -207,11 +209,11 @@ def clean_text(text: str, vocabulary: frozenset[str], names: Names) -> Cleaned:
 
 
 def _clean_run(run: str, vocabulary: frozenset[str], names: frozenset[str], found: Cleaned) -> str:
-    def is_known(piece: str) -> bool:
-        word = fold_word(piece)
+    def is_known(token: str) -> bool:
+        word = fold_word(token)
         if word in names:
             return False
-        if piece.isascii() and (piece.isdigit() or len(piece) == 1):
+        if token.isascii() and (token.isdigit() or len(token) == 1):
             return True
         return word in vocabulary or (word[0] > "\u2e7f" and _is_made_of(word, vocabulary))
 
@@ -223,18 +225,18 @@ def _clean_run(run: str, vocabulary: frozenset[str], names: frozenset[str], foun
         return _CUT
     bases = run if run.isascii() else "".join(map(_find_base, run))
     splits = [[run[m.start() : m.end()] for m in p.finditer(bases)] for p in _SPLITS]
-    pieces = next((split for split in splits if all(map(is_known, split))), splits[1])
-    if sum(len(p) for p in pieces if p.isdigit() or len(p) == 1) > _MAX_SHORT:
+    tokens = next((split for split in splits if all(map(is_known, split))), splits[1])
+    if sum(len(p) for p in tokens if p.isdigit() or len(p) == 1) > _MAX_SHORT:
         return _CUT
-    for i, piece in enumerate(pieces):
-        if not is_known(piece):
-            pieces[i] = _CUT
-            word = fold_word(piece)
+    for i, token in enumerate(tokens):
+        if not is_known(token):
+            tokens[i] = _CUT
+            word = fold_word(token)
             if word in names or any(name in word for name in names if len(name) > 3):
                 found.names.add(word)
-            elif word.isalpha() and not _IS_MONTH.fullmatch(piece):
+            elif word.isalpha() and not _IS_MONTH.fullmatch(token):
                 found.words.add(word)
-    return "".join(pieces)
+    return "".join(tokens)
 
 
 def _find_base(letter: str) -> str:
@@ -242,7 +244,7 @@ def _find_base(letter: str) -> str:
 
 
 def _is_made_of(word: str, vocabulary: frozenset[str]) -> bool:
-    """Chinese, Japanese and Korean are written without blanks: words of the vocabulary in a row."""
+    """Whether a Chinese, Japanese or Korean word is a concatenation of vocabulary words."""
     reached = {0}
     for start in range(len(word)):
         if start in reached:
@@ -253,9 +255,9 @@ def _is_made_of(word: str, vocabulary: frozenset[str]) -> bool:
 
 
 def is_standard_code(code: str, scheme: str | None, names: Names) -> bool:
-    """Whether a code value may stay as it is: of a published scheme (PS3.16 8), and no identifier.
+    """Whether a code value may stay: of a published scheme (PS3.16 8), and no identifier.
 
-    Codes that a site made up are text like any other.
+    A site's own codes are treated as free text.
     """
     if scheme not in _STANDARD_SCHEMES or not _STANDARD_CODE.fullmatch(code):
         return False
@@ -265,7 +267,7 @@ def is_standard_code(code: str, scheme: str | None, names: Names) -> bool:
 
 
 def is_identifying(number: float, names: Names) -> bool:
-    """Whether a number is one of the header's identifiers, or begins as a date: 20210304."""
+    """Whether a number is one of the header's identifiers, or begins with a date: 20210304."""
     if not math.isfinite(number) or abs(number) < _MIN_NUMBER or number != int(number):
         return False
     if abs(int(number)) in names.numbers:

@@ -1,8 +1,8 @@
-"""A whole DICOM JSON header (PS3.18 F) without identity: what is not allowed here is left out.
+"""Takes a whole DICOM JSON header (PS3.18 F), gives it without identity.
 
-Three gates, each closed by default: the group, or for group 0040 the tag; the value representation;
-the private creator with its element. What passes is cleaned by kind, so that of PS3.15 Table E.1-1
-only what is numbers, codes or short text in the groups of images is left to name in `_DENIED`.
+An allow list: an element stays only if its group (for group 0040 its tag), its value representation
+and, where private, its creator and element are listed; then its value is cleaned by kind. `_DENIED`
+holds what PS3.15 Table E.1-1 removes of the elements that these lists would allow.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 from radnet_lake.schema import ATTRIBUTES, Attribute
 
 Clean = Callable[[str, str, Any, str | None], Any]
-"""(kind, keyword, value, coding scheme) -> the value without identity, None if nothing may stay."""
+"""(kind, keyword, value, coding scheme) -> the value without identity, None to omit it."""
 
 _BY_TAG = {a.tag: a for a in ATTRIBUTES if not a.creator}
 _PRIVATE = {(a.creator, a.tag): a for a in ATTRIBUTES if a.creator}
@@ -47,24 +47,24 @@ _DENIED = frozenset(
     }.values()
     for tag in tags.split()
 )
-"""What PS3.15 Table E.1-1 removes and no gate stops for sure, whatever VR the file gives it.
+"""Removed by PS3.15 Table E.1-1, and not excluded for certain by the lists, whatever VR is stated.
 
-Dates of a device or a coding scheme are the same for all patients and would tell the shift: only
-those that schema.py lists stay.
+Dates of a device or a coding scheme are equal for all patients and would reveal the shift, so only
+the dates that schema.py lists stay.
 """
 _BY_VR = {
     **dict.fromkeys(("DS", "IS", "FD", "FL", "SL", "SS", "SV", "UL", "US", "UV"), "number"),
     **dict.fromkeys(("LO", "SH", "UC", "CS"), "text"),
     **{"UI": "uid", "AS": "age", "AT": "AT", "SQ": "SQ"},
 }
-"""How the value representations that may stay are cleaned: not PN, LT, ST, UT, UR, AE, UN, O*."""
+"""VR -> kind of cleaning; others are omitted: PN, LT, ST, UT, UR, AE, UN, O*."""
 _CODE_VALUES, _CODE_SCHEME = frozenset({0x00080100, 0x00080119}), "00080102"
 
 
 def clean_dataset(dataset: dict[str, Any], clean: Clean, path: str = "") -> Iterator[str]:
-    """Take identity out of one data set, in place; the tags left out, as paths from the top.
+    """Remove identity from one data set, in place; yields the omitted tags, as paths from the top.
 
-    `clean` is asked for each value of what may stay; items of sequences are data sets like this.
+    clean: called for each value of an allowed element. Items of sequences are cleaned likewise.
     """
     creators = {
         (int(tag[:4], 16), int(tag[6:], 16)): (first_text(dataset, tag) or "").strip()
@@ -95,7 +95,7 @@ def clean_dataset(dataset: dict[str, Any], clean: Clean, path: str = "") -> Iter
 
 
 def first_text(dataset: dict[str, Any], tag: str) -> str | None:
-    """The first value of an element if it is text."""
+    """Tag -> the first value of its element if that is text, else None."""
     element = dataset.get(tag)
     values = element.get("Value") if isinstance(element, dict) else None
     return values[0] if isinstance(values, list) and values and isinstance(values[0], str) else None
@@ -104,7 +104,7 @@ def first_text(dataset: dict[str, Any], tag: str) -> str | None:
 def _find_kind(
     element: Any, tag: str, creators: dict[tuple[int, int], str]
 ) -> tuple[str, str, str] | None:
-    """How an element is to be cleaned, with its VR and keyword; None if it may not stay at all."""
+    """Element -> kind of cleaning, VR and keyword; None to omit it."""
     if not re.fullmatch("[0-9A-Fa-f]{8}", tag) or not isinstance(element, dict):
         return None
     if "Value" not in element and len(element) > 1:

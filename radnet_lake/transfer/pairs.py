@@ -13,7 +13,7 @@ from radnet_lake.dicom.header import Reject, read_header
 from radnet_lake.dicom.instances import frame_rows
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, VolumeError
 from radnet_lake.lake.log import Lake, open_lake
-from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.storage.sources import absolute_uri, list_unit, list_units, open_file, read_range
 from radnet_lake.transfer.case import LiverCase, Organ, read_dicom_case, read_nifti_case
@@ -124,7 +124,7 @@ def _read_pair(image: str, mask: str, organ: Organ) -> LiverCase:
 
 
 def _read_series_pair(lake: str, mask: str, organ: Organ, rows: pa.Table) -> LiverCase:
-    frames = check_ct(to_frames(rows, choose_opener(open_lake(lake))))
+    frames = check_ct(to_frames(rows, choose_decryptor(open_lake(lake))))
     return _read_masked(frames, mask, organ)
 
 

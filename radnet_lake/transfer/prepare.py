@@ -18,7 +18,7 @@ from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
 
 from radnet_lake.errors import CheckpointError, RadnetLakeError, SettingError
 from radnet_lake.lake.log import Lake, open_lake
-from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.network.checkpoint import build_network, digest_weights
 from radnet_lake.progress import Progress, list_failures, show_nothing
 from radnet_lake.ray_cluster import start_ray
@@ -276,7 +276,7 @@ def _open_lake(config: LiverPrepareConfig) -> Lake | None:
     if config.source == "lits" or (config.source == "pairs" and not config.lake):
         return None
     lake = open_lake(config.lake)
-    choose_opener(lake)  # a missing key is an error before any work
+    choose_decryptor(lake)  # a missing key is an error before any work
     return lake
 
 

@@ -27,7 +27,7 @@ from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.sql import choose_rows
-from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights
 from radnet_lake.progress import Progress, list_failures, show_nothing
@@ -214,7 +214,7 @@ def _digest(trained: Trained) -> str:
 
 def _list_series(lake: Lake, config: LiverSegmentConfig) -> list[Scan]:
     """The series asked for, without their frames. Raises SettingError where there are none."""
-    choose_opener(lake)  # a missing key is an error before any work
+    choose_decryptor(lake)  # a missing key is an error before any work
     if config.series:
         uids = list(dict.fromkeys(filter(None, map(str.strip, config.series.split(",")))))
     else:

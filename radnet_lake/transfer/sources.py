@@ -18,7 +18,7 @@ from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.sql import choose_rows, run_sql
 from radnet_lake.lake.sql_files import read_query
-from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.transfer.case import LitsPair, LiverCase, list_lits, read_dicom_case, read_lits
 from radnet_lake.volume.frame import Frame
@@ -169,11 +169,11 @@ def _read_lits(pair: LitsPair) -> LiverCase:
 def _read_lake(
     lake: str, masks: Sequence[tuple[str, str | None]], organ: str, rows: pa.Table
 ) -> LiverCase:
-    open_uri = choose_opener(open_lake(lake)) or str
-    frames = check_ct(to_frames(rows, open_uri))
+    decrypt_uri = choose_decryptor(open_lake(lake)) or str
+    frames = check_ct(to_frames(rows, decrypt_uri))
     trouble = VolumeError("no_mask", "no mask")
     for n, (uri, archive) in enumerate(masks):
-        mask = Frame(uri=open_uri(uri), archive_uri=open_uri(archive) if archive else None)
+        mask = Frame(uri=decrypt_uri(uri), archive_uri=decrypt_uri(archive) if archive else None)
         try:
             case = read_dicom_case(frames, mask, organ)
         except VolumeError as error:

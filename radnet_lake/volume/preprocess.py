@@ -33,7 +33,7 @@ from radnet_lake.lake.log import Lake, Part, decode_part, open_lake
 from radnet_lake.lake.settings import CommitSettings
 from radnet_lake.lake.sql import choose_rows, run_sql
 from radnet_lake.lake.sql_files import read_query
-from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import count_attempts, start_ray
@@ -98,7 +98,7 @@ def preprocess(config: PreprocessConfig, progress: Progress = show_nothing) -> P
     if config.mode and config.mode != labels["mode"]:
         remedy = f"run: radnet-lake label --mode {config.mode} --lake {lake.uri}"
         raise SettingError(f"the labels are of mode {labels['mode']}", "--mode", remedy)
-    choose_opener(lake)  # a missing key is said before any work
+    choose_decryptor(lake)  # a missing key is said before any work
     report = PreprocessReport(lake.uri, config.settings.version(), stale)
     pending = _plan(lake, config, report)
     messages = [f"WARNING: {stale}"] if stale else []

@@ -14,7 +14,7 @@ from radnet_lake import schema
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.sql import refuse_unknown_series
 from radnet_lake.lake.sql_files import create_macros, read_query
-from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import load_parts
 from radnet_lake.volume.frame import FRAME_COLUMNS, Frame
 from radnet_lake.volume.volume import Volume, read_volume_of
@@ -50,9 +50,9 @@ def stream_frames(
     series: names, or a table with a column SeriesInstanceUID. Series of one archive follow each
     other. Raises SettingError where paths are sealed and the key is missing or another one.
     """
-    open_uri = choose_opener(lake)
+    decrypt_uri = choose_decryptor(lake)
     for name, rows in stream_rows(lake, series):
-        yield name, to_frames(rows, open_uri)
+        yield name, to_frames(rows, decrypt_uri)
 
 
 def stream_rows(lake: Lake, series: Sequence[str] | pa.Table) -> Iterator[tuple[str, pa.Table]]:
@@ -85,13 +85,13 @@ def count_rows(lake: Lake, series: Sequence[str] | pa.Table) -> pa.Table:
         return connection.sql(read_query("series_rows")).to_arrow_table()
 
 
-def to_frames(rows: pa.Table, open_uri: Callable[[str], str] | None) -> list[Frame]:
-    """Rows with the columns of Frame -> frames; open_uri: as choose_opener gives it."""
+def to_frames(rows: pa.Table, decrypt_uri: Callable[[str], str] | None) -> list[Frame]:
+    """Rows with the columns of Frame -> frames; decrypt_uri: as choose_decryptor gives it."""
     columns = [rows.column(name).to_pylist() for name in FRAME_COLUMNS]
-    if open_uri is not None:
+    if decrypt_uri is not None:
         for name in ("uri", "archive_uri"):
             n = FRAME_COLUMNS.index(name)
-            columns[n] = [open_uri(uri) if uri else uri for uri in columns[n]]
+            columns[n] = [decrypt_uri(uri) if uri else uri for uri in columns[n]]
     return [Frame(*values) for values in zip(*columns, strict=True)]
 
 

@@ -28,7 +28,7 @@ from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.sql import choose_rows, run_sql
 from radnet_lake.lake.sql_files import read_query
-from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.ray_cluster import start_ray
 from radnet_lake.volume.frame import Frame
@@ -188,7 +188,7 @@ def index_series(config: StreamConfig) -> SeriesIndex:
         remedy = "check split and where, or harvest and label more"
         raise SettingError("the training set holds no such series", lake.uri, remedy)
     if config.source == "lake":
-        choose_opener(lake)
+        choose_decryptor(lake)
         return SeriesIndex(rows.drop(["shard", "position"]).combine_chunks(), 0)
     rows = rows.filter(rows["shard"].is_valid())
     if not rows.num_rows:
@@ -204,7 +204,7 @@ def locate_series(config: StreamConfig, labelled: pa.Table) -> SeriesIndex:
     """
     lake = open_lake(config.lake)
     if config.source == "lake":
-        choose_opener(lake)
+        choose_decryptor(lake)
         return SeriesIndex(labelled.sort_by("SeriesInstanceUID").combine_chunks(), 0)
     version = config.settings.version()
     with connect(config.lake) as connection:
@@ -339,13 +339,13 @@ def _read_stored(job: _Job, rows: pa.Table) -> Iterator[tuple[pa.Table, Voxels]]
 
 def _prepare(job: _Job, rows: pa.Table) -> Iterator[tuple[pa.Table, Voxels]]:
     lake = _open_lake(job.lake, job.version)
-    open_uri = choose_opener(lake)
+    decrypt_uri = choose_decryptor(lake)
     held = dict(stream_rows(lake, rows))
     settings = job.config.settings
     blank = np.zeros((settings.slices, settings.rows, settings.columns), np.uint8)
     made: list[_Made] = []
     for n, series in enumerate(rows["SeriesInstanceUID"].to_pylist()):
-        frames = to_frames(held.pop(series), open_uri) if series in held else []
+        frames = to_frames(held.pop(series), decrypt_uri) if series in held else []
         voxels, reason = _try_prepare(frames, settings)
         if voxels is not None or job.config.failures:
             made.append(_Made(n, blank if voxels is None else voxels, reason))

@@ -18,7 +18,7 @@ import pyarrow as pa
 from radnet_lake import __version__, schema
 from radnet_lake.errors import RadnetLakeError, VolumeError
 from radnet_lake.lake.log import Lake, Part, open_lake, utc_now
-from radnet_lake.lake.uris import choose_opener
+from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.volume.frame import Frame
 from radnet_lake.volume.nifti import write_nifti
 from radnet_lake.volume.resample import ResampleSettings
@@ -67,12 +67,12 @@ def prepare_chunk(job: Job, frames: pa.Table, series: pa.Table, apart: bool = Fa
     Raises StoreError where a store stops to answer, SettingError for a key that is missing here.
     """
     lake = _open_writer(job.lake)
-    open_uri = choose_opener(lake)
+    decrypt_uri = choose_decryptor(lake)
     rows: list[Row] = []
     volumes: list[tuple[str, Any, Row]] = []
     start = 0
     for facts in series.to_pylist():
-        found = to_frames(frames.slice(start, facts["n_rows"]), open_uri)
+        found = to_frames(frames.slice(start, facts["n_rows"]), decrypt_uri)
         start += facts["n_rows"]
         stamp = max((f.harvested_at for f in found if f.harvested_at), default=None)
         row = start_row(job, facts["SeriesInstanceUID"], stamp, len(found))

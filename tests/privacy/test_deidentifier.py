@@ -102,14 +102,17 @@ def test_empty_stays_empty_and_absent_stays_absent(deidentifier: Deidentifier) -
     assert row == {}
 
 
-def test_same_key_in_another_process_gives_same_row_and_seals(deidentifier: Deidentifier) -> None:
+def test_same_key_in_another_process_gives_same_values(
+    deidentifier: Deidentifier,
+) -> None:
     row = make_row()
     withheld = deidentifier.clean_row(row, NAMES)
     program = (
         "import datetime, sys; sys.path[:0] = [sys.argv[1], sys.argv[2]]\n"
         "from privacy.test_deidentifier import *\n"
         "d = Deidentifier(KEY, VOCABULARY); row = make_row(); words = d.clean_row(row, NAMES)\n"
-        "print(json.dumps([row, words, d.key_id, d.seal_uri('a/b')], default=str, sort_keys=True))"
+        "found = [row, words, d.key_id, d.encrypt_uri('a/b')]\n"
+        "print(json.dumps(found, default=str, sort_keys=True))"
     )
     here = Path(__file__).parent.parent
     done = subprocess.run(
@@ -119,11 +122,11 @@ def test_same_key_in_another_process_gives_same_row_and_seals(deidentifier: Deid
         check=True,
         env={"PYTHONHASHSEED": "7"},
     )
-    ours = [row, withheld, deidentifier.key_id, deidentifier.seal_uri("a/b")]
+    ours = [row, withheld, deidentifier.key_id, deidentifier.encrypt_uri("a/b")]
     assert done.stdout.strip() == json.dumps(ours, default=str, sort_keys=True)
 
 
-def test_other_key_shares_no_hash_no_uid_no_seal(deidentifier: Deidentifier) -> None:
+def test_other_key_shares_no_hash_no_uid_no_encrypted_text(deidentifier: Deidentifier) -> None:
     ours, theirs = make_row(), make_row()
     other = Deidentifier(OTHER_KEY, VOCABULARY)
     words, other_words = deidentifier.clean_row(ours, NAMES), other.clean_row(theirs, NAMES)
@@ -131,43 +134,43 @@ def test_other_key_shares_no_hash_no_uid_no_seal(deidentifier: Deidentifier) -> 
         assert ours[column] != theirs[column]
     assert not set(words) & set(other_words)
     assert deidentifier.key_id != other.key_id
-    assert deidentifier.seal_uri("x/y") != other.seal_uri("x/y")
+    assert deidentifier.encrypt_uri("x/y") != other.encrypt_uri("x/y")
 
 
-def test_wrong_key_and_damage_are_told(deidentifier: Deidentifier) -> None:
-    sealed = deidentifier.seal_uri("s3://bucket/Quimby/1.dcm")
-    for damaged in (sealed[:-1], sealed[:12] + "!" + sealed[13:], "sealed:é/é"):
-        with pytest.raises(SettingError, match="does not open"):
-            deidentifier.open_uri(damaged)
+def test_wrong_key_and_damage_are_reported(deidentifier: Deidentifier) -> None:
+    encrypted = deidentifier.encrypt_uri("s3://bucket/Quimby/1.dcm")
+    for damaged in (encrypted[:-1], encrypted[:12] + "!" + encrypted[13:], "sealed:é/é"):
+        with pytest.raises(SettingError, match="cannot be decrypted"):
+            deidentifier.decrypt_uri(damaged)
     with pytest.raises(SettingError, match="the key that the lake was made with") as caught:
-        Deidentifier(OTHER_KEY, VOCABULARY).open_uri(sealed)
+        Deidentifier(OTHER_KEY, VOCABULARY).decrypt_uri(encrypted)
     assert "Quimby" not in str(caught.value)
     with pytest.raises(SettingError):
-        deidentifier.open_sealed(sealed.removeprefix("sealed:").partition("/")[0])
+        deidentifier.decrypt_word(encrypted.removeprefix("sealed:").partition("/")[0])
 
 
 @given(st.text(max_size=40))
 def test_whoever_has_the_key_gets_every_path_back(uri: str) -> None:
     deidentifier = Deidentifier(KEY, frozenset())
-    sealed = deidentifier.seal_uri(uri)
-    assert deidentifier.open_uri(sealed) == uri
-    assert sealed == deidentifier.seal_uri(uri)
-    assert deidentifier.open_sealed(deidentifier.seal(uri)) == uri
+    encrypted = deidentifier.encrypt_uri(uri)
+    assert deidentifier.decrypt_uri(encrypted) == uri
+    assert encrypted == deidentifier.encrypt_uri(uri)
+    assert deidentifier.decrypt_word(deidentifier.encrypt_word(uri)) == uri
 
 
 def test_paths_of_one_folder_share_a_prefix(deidentifier: Deidentifier) -> None:
-    one, two = (deidentifier.seal_uri(f"/pacs/Quimby Zarah/{n}.dcm") for n in "12")
+    one, two = (deidentifier.encrypt_uri(f"/pacs/Quimby Zarah/{n}.dcm") for n in "12")
     folder = one.rpartition("/")[0]
     assert folder == two.rpartition("/")[0]
     assert one != two
     assert "Quimby" not in one
-    member, other = (deidentifier.seal_uri(f"/pacs/a.zip!/Quimby/{n}") for n in "12")
+    member, other = (deidentifier.encrypt_uri(f"/pacs/a.zip!/Quimby/{n}") for n in "12")
     assert member.count("!/") == 1
     assert member.rpartition("/")[0] == other.rpartition("/")[0]
-    assert deidentifier.open_uri(member) == "/pacs/a.zip!/Quimby/1"
+    assert deidentifier.decrypt_uri(member) == "/pacs/a.zip!/Quimby/1"
     odd = b"/pacs/\xff\xfe name\n".decode(errors="surrogateescape")
-    assert deidentifier.open_uri(deidentifier.seal_uri(odd)) == odd
-    assert deidentifier.open_uri("/a/plain/uri") == "/a/plain/uri"
+    assert deidentifier.decrypt_uri(deidentifier.encrypt_uri(odd)) == odd
+    assert deidentifier.decrypt_uri("/a/plain/uri") == "/a/plain/uri"
 
 
 def test_key_comes_from_file_before_environment(
@@ -372,7 +375,7 @@ def test_number_that_is_the_patients_is_dropped_from_physics(deidentifier: Deide
     }
 
 
-def test_time_of_a_file_does_not_tell_when_it_was_made(deidentifier: Deidentifier) -> None:
+def test_time_of_a_file_does_not_reveal_when_it_was_made(deidentifier: Deidentifier) -> None:
     now, day = 1_700_000_000_000_000, 86400 * 1_000_000
     shifts = {now + n - deidentifier.shift_modified(now + n) for n in range(100)}
     assert len(shifts) == 100

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from radnet_lake.errors import SettingError
-from radnet_lake.privacy.deidentifier import NAME_MARK, PROMOTE_PATIENTS, Deidentifier
+from radnet_lake.privacy.deidentifier import NAME_HASH_PREFIX, PROMOTE_PATIENTS, Deidentifier
 from radnet_lake.privacy.free_text import collect_names, fold_word, is_identifying, load_vocabulary
 from radnet_lake.schema import SQL_DIR
 
@@ -139,48 +139,51 @@ def test_text_too_long_for_its_element_is_withheld(deidentifier: Deidentifier) -
     assert clean(deidentifier, "HEAD " * 300) == "<x>"
 
 
-def test_words_of_many_patients_are_let_through_but_names_never(
+def test_words_of_many_patients_are_promoted_but_names_never(
     deidentifier: Deidentifier,
 ) -> None:
     row = {"SeriesDescription": "AX ZZSPIN Quimby 12345678 12 Marec"}
     withheld = deidentifier.clean_row(row, ["QUIMBY^ZARAH"])
-    plain = [w for w in withheld if not w.startswith(NAME_MARK)]
-    assert {deidentifier.open_sealed(w) for w in plain} == {"ZZSPIN", "MAREC"}
-    zzspin, quimby = deidentifier.seal("ZZSPIN"), deidentifier.seal("QUIMBY")
-    counts = [(w, PROMOTE_PATIENTS) for w in withheld if w != deidentifier.seal("MAREC")]
-    assert deidentifier.promote([*counts, (quimby, 900)]) == [zzspin]
-    assert deidentifier.promote([(zzspin, PROMOTE_PATIENTS - 1)]) == []
+    plain = [w for w in withheld if not w.startswith(NAME_HASH_PREFIX)]
+    assert {deidentifier.decrypt_word(w) for w in plain} == {"ZZSPIN", "MAREC"}
+    zzspin, quimby = deidentifier.encrypt_word("ZZSPIN"), deidentifier.encrypt_word("QUIMBY")
+    counts = [(w, PROMOTE_PATIENTS) for w in withheld if w != deidentifier.encrypt_word("MAREC")]
+    assert deidentifier.promote_words([*counts, (quimby, 900)]) == [zzspin]
+    assert deidentifier.promote_words([(zzspin, PROMOTE_PATIENTS - 1)]) == []
     with pytest.raises(SettingError):
-        Deidentifier(OTHER_KEY, VOCABULARY).promote(counts)
-    learnt = Deidentifier(KEY, VOCABULARY | {"ZZSPIN"})
-    assert clean(learnt, "AX zzSpin") == "AX zzSpin"
+        Deidentifier(OTHER_KEY, VOCABULARY).promote_words(counts)
+    counts = Deidentifier(KEY, VOCABULARY | {"ZZSPIN"})
+    assert clean(counts, "AX zzSpin") == "AX zzSpin"
 
 
-def test_physician_of_one_header_is_not_learnt_from_the_descriptions_of_others(
+def test_physician_of_one_header_is_not_promoted_from_the_descriptions_of_others(
     deidentifier: Deidentifier,
 ) -> None:
-    counts = [(mark, 1) for mark in deidentifier.mark_names(["Grotowski^Olaf", "A7733219"])]
+    counts = [
+        (name_hash, 1) for name_hash in deidentifier.hash_names(["Grotowski^Olaf", "A7733219"])
+    ]
     assert len(counts) == 2
-    counts.append((deidentifier.seal("GROTOWSKI"), 50))
-    assert deidentifier.promote(counts) == []
+    counts.append((deidentifier.encrypt_word("GROTOWSKI"), 50))
+    assert deidentifier.promote_words(counts) == []
 
 
-def test_marks_of_one_name_differ_between_patients(deidentifier: Deidentifier) -> None:
-    marks = {deidentifier.mark_names([f"SMITH^{n}", f"ID{n}"])[0] for n in range(100)}
-    assert len(marks) > 50
-    counts = [(mark, 1) for mark in marks] + [(deidentifier.seal("SMITH"), 100)]
-    assert deidentifier.promote(counts) == []
+def test_hashes_of_one_name_differ_between_patients(deidentifier: Deidentifier) -> None:
+    hashes = {deidentifier.hash_names([f"SMITH^{n}", f"ID{n}"])[0] for n in range(100)}
+    assert len(hashes) > 50
+    counts = [(name_hash, 1) for name_hash in hashes] + [(deidentifier.encrypt_word("SMITH"), 100)]
+    assert deidentifier.promote_words(counts) == []
 
 
 @pytest.mark.parametrize(
     "text", ["J. Zorkwist T2", "Zorkwist, P. T2", "Dr. Zorkwist", "ZORKWIST^PLIMENA", "12 AVRIL"]
 )
-def test_what_is_written_like_a_name_or_a_date_is_never_learnt(
+def test_what_is_written_like_a_name_or_a_date_is_never_promoted(
     deidentifier: Deidentifier, text: str
 ) -> None:
     withheld = deidentifier.clean_row({"SeriesDescription": text}, [])
-    learnt = [(w, 99) for w in withheld] + [(deidentifier.seal("ZORKWIST"), 99)] * bool(withheld)
-    assert deidentifier.promote(learnt) == []
+    name = [deidentifier.encrypt_word("ZORKWIST")] if withheld else []
+    counts = [(word, 99) for word in [*withheld, *name]]
+    assert deidentifier.promote_words(counts) == []
 
 
 @pytest.mark.parametrize(

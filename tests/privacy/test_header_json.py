@@ -128,7 +128,7 @@ def test_code_of_a_site_is_text_like_any_other(deidentifier: Deidentifier) -> No
     assert header["00080100"]["Value"] == ["<x>", "12738006"]
 
 
-def test_dates_that_all_patients_share_do_not_tell_the_shift(deidentifier: Deidentifier) -> None:
+def test_dates_that_all_patients_share_do_not_reveal_the_shift(deidentifier: Deidentifier) -> None:
     tags = {
         "00181200": "DA",
         "00181203": "DT",
