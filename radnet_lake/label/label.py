@@ -19,7 +19,7 @@ from radnet_lake.errors import LakeError
 from radnet_lake.label.rollup import RollupReport, refresh_rollup
 from radnet_lake.label.site import find_strangers, load_site, read_overrides, read_protocols
 from radnet_lake.lake import sql_files
-from radnet_lake.lake.freshness import MODES, _list_said
+from radnet_lake.lake.freshness import MODES, list_overrides
 from radnet_lake.lake.log import CommitConflict, Lake, Part, open_lake, utc_now
 from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.views import connect, load_parts
@@ -87,7 +87,7 @@ def label(config: LabelConfig) -> LabelReport:
         "mode": config.mode,
         "rule_set": rules,
         "at": start.isoformat(),
-        "said": _list_said(lake),
+        "said": list_overrides(lake),
     }
     try:
         lake.commit(add=parts, remove=[p.name for p in old], labels=record, replace="series")

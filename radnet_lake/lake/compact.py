@@ -1,8 +1,9 @@
-"""Merge the small files that runs leave, drop rows that no longer count, delete unnamed files.
+"""Takes a lake, merges its small files, drops superseded rows and deletes unreferenced files.
 
-Each merge is one task and one commit: old files out, one new file in, rows sorted by series. A
-merge that another writer overtook is thrown away. Shards of volumes are never merged: one goes when
-no row of `volumes` that counts names it any more. Predictions and features go with their series.
+Each merge is one task and one commit: several parts are replaced by one, sorted by series. A merge
+is discarded where another writer changed these parts meanwhile. Shards of volumes are never merged;
+a shard is deleted when no current row of `volumes` refers to it, predictions and features when
+their series is gone.
 """
 
 import datetime
@@ -22,12 +23,12 @@ from radnet_lake.ray_cluster import start_ray
 from radnet_lake.settings import check_least
 
 FULL_BYTES, FULL_ROWS = 64 << 20, 400_000
-"""A merged file: large enough to read well; its rows, decoded, fit into 2 GB of a worker."""
-_MADE = re.compile(r"[-/]([0-9a-f]{14})-[0-9a-f]{8}\.(?:parquet|arrow)$")
+"""Target of a merged file: large enough to read fast; decoded it fits into 2 GB of a worker."""
+_PART_NAME = re.compile(r"[-/]([0-9a-f]{14})-[0-9a-f]{8}\.(?:parquet|arrow)$")
 MANY_PARTS = 100
-"""A harvest that leaves more small files than this merges them before it ends."""
+"""A harvest merges small files at its end if there are more than this."""
 _PART_ROWS = {"volumes": FULL_ROWS, "predictions": FULL_ROWS // 4, "features": 16_384}
-"""Of 0.2, 1 and 4 kB a row."""
+"""Rows of 0.2, 1 and 4 kB, so parts have similar sizes."""
 _SORTED_BY = {
     "instances": ["SeriesInstanceUID", "StudyInstanceUID", "InstanceNumber", "uri", "frame_number"],
     "series_headers": ["SeriesInstanceUID", "uri"],
@@ -40,7 +41,7 @@ class CompactConfig(LakeSettings):
     """Settings of one compaction."""
 
     grace_hours: float = 24.0
-    """files that are no longer named are deleted after this time, for readers may still use them"""
+    """unreferenced files are deleted after this time, because readers may still use them"""
 
     def __post_init__(self) -> None:
         check_least(self, grace_hours=0)
@@ -48,7 +49,7 @@ class CompactConfig(LakeSettings):
 
 @dataclass(frozen=True)
 class CompactReport:
-    """What a compaction did."""
+    """Counts of one compaction."""
 
     lake: str
     files_before: int
@@ -64,7 +65,7 @@ class CompactReport:
 
 
 def compact(config: CompactConfig) -> CompactReport:
-    """Merge small files of each partition, drop removed rows, delete what is past its grace.
+    """Merge small files of each partition, drop removed rows, delete old unreferenced files.
 
     Raises LakeError where there is no lake, StoreError where it cannot be written.
     """
@@ -73,12 +74,12 @@ def compact(config: CompactConfig) -> CompactReport:
     dropped = _merge_all(lake, with_removals=True)
     for table in schema.SERIES_TABLES:
         dropped += _drop_replaced(lake, table)
-    deleted = _delete_unnamed(lake, config.grace_hours)
+    deleted = _delete_unreferenced(lake, config.grace_hours)
     return CompactReport(lake.uri, before, len(lake.refresh().parts), dropped, deleted)
 
 
 def compact_small(lake: Lake) -> None:
-    """What a harvest does at its end: nothing, or merge if it left many small files."""
+    """Merge the small files of a lake if there are more than MANY_PARTS; a harvest ends with it."""
     parts = lake.refresh().parts.values()
     small = [p for p in parts if p.table != "tensors" and not _is_full(p)]
     if len(small) > MANY_PARTS:
@@ -87,21 +88,21 @@ def compact_small(lake: Lake) -> None:
 
 def _merge_all(lake: Lake, with_removals: bool) -> int:
     removals = lake.snapshot.of("removals")
-    bins = [
+    merges = [
         names
         for table in schema.TABLES
         if table != "removals"
-        for names in _plan_bins(
+        for names in _plan_merges(
             lake.snapshot.of(table),
             bool(removals and with_removals) and table not in schema.SERIES_TABLES,
         )
     ]
-    if not bins:
+    if not merges:
         return 0
     start_ray()
-    merge = ray.remote(num_cpus=1)(_merge_bin)
+    merge = ray.remote(num_cpus=1)(_merge_parts)
     gone = removals if with_removals else []
-    tasks = {merge.remote(lake.uri, b, gone): b for b in bins}
+    tasks = {merge.remote(lake.uri, b, gone): b for b in merges}
     dropped, complete = 0, True
     while tasks:
         (done,), _ = ray.wait(list(tasks), num_returns=1)
@@ -114,38 +115,38 @@ def _merge_all(lake: Lake, with_removals: bool) -> int:
             lake.folder.delete([p.name for p in parts])
             complete = False
     if with_removals and removals and complete:
-        # Every row that these removals name is gone from the files now.
+        # Every row that these removals refer to is dropped now.
         lake.commit(remove=[p.name for p in removals])
     return dropped
 
 
 def _drop_replaced(lake: Lake, table: str) -> int:
-    """Drop rows that a later one replaced or whose series is gone; returns how many.
+    """Drop rows that were replaced or whose series is gone; returns their number.
 
-    table: of schema.SERIES_TABLES. Of volumes also the shards that only such rows name.
+    table: of schema.SERIES_TABLES; for `volumes` also the shards that only such rows refer to.
     """
-    # First the parts, then the rows: a shard of a run that commits in between is not looked at.
+    # Parts are listed before rows are read, so that shards of a later commit are not deleted.
     old = lake.refresh().of(table)
     shards = lake.snapshot.of("tensors") if table == "volumes" else []
     if not old or not lake.snapshot.of("series"):
         return 0
     with connect(lake.uri) as connection:
         connection.execute(
-            "create temp view alive as"
+            "create temp view current_rows as"
             f" from {table} semi join stored.series using (SeriesInstanceUID)"
         )
-        (count,) = connection.sql("select count(*) from alive").fetchall()[0]
-        named = connection.sql("select shard from alive").fetchall() if shards else []
-        alive = {name for (name,) in named}
-        dead = [p.name for p in shards if p.name not in alive]
+        (count,) = connection.sql("select count(*) from current_rows").fetchall()[0]
+        referenced = connection.sql("select shard from current_rows").fetchall() if shards else []
+        used = {name for (name,) in referenced}
+        unused = [p.name for p in shards if p.name not in used]
         dropped = sum(p.rows for p in old) - count
-        if dropped <= 0 and not dead:
+        if dropped <= 0 and not unused:
             return 0
-        batches = connection.sql("from alive").to_arrow_reader(_PART_ROWS[table])
+        batches = connection.sql("from current_rows").to_arrow_reader(_PART_ROWS[table])
         tables = (pa.Table.from_batches([batch]) for batch in batches)
         parts = [lake.write_part(table, rows, "compacted") for rows in tables]
     try:
-        lake.commit(add=parts, remove=[*(p.name for p in old), *dead])
+        lake.commit(add=parts, remove=[*(p.name for p in old), *unused])
     except CommitConflict:
         lake.folder.delete([p.name for p in parts])
         return 0
@@ -156,27 +157,30 @@ def _is_full(part: Part) -> bool:
     return part.size_bytes >= FULL_BYTES // 2 or part.rows >= FULL_ROWS // 2
 
 
-def _plan_bins(parts: list[Part], every: bool) -> list[list[Part]]:
-    """Parts to merge into one, per partition; `every`: also such as stand alone, to drop rows."""
+def _plan_merges(parts: list[Part], include_full: bool) -> list[list[Part]]:
+    """Parts -> groups to merge, each within one partition.
+
+    include_full: also large and single parts, so that rows are dropped from them.
+    """
     folders: dict[str, list[Part]] = defaultdict(list)
     for part in parts:
-        if every or not _is_full(part):
+        if include_full or not _is_full(part):
             folders[part.name.rpartition("/")[0]].append(part)
-    bins: list[list[Part]] = []
+    merges: list[list[Part]] = []
     for members in folders.values():
         current: list[Part] = []
         for part in members:
             size, rows = sum(p.size_bytes for p in current), sum(p.rows for p in current)
             if current and (size + part.size_bytes > FULL_BYTES or rows + part.rows > FULL_ROWS):
-                bins.append(current)
+                merges.append(current)
                 current = []
             current.append(part)
-        bins.append(current)
-    return [b for b in bins if every or len(b) > 1]
+        merges.append(current)
+    return [b for b in merges if include_full or len(b) > 1]
 
 
-def _merge_bin(uri: str, parts: list[Part], removals: list[Part]) -> tuple[list[Part], int]:
-    """Rows of these parts that still count -> one new part, or none; and how many were dropped."""
+def _merge_parts(uri: str, parts: list[Part], removals: list[Part]) -> tuple[list[Part], int]:
+    """Parts -> one new part of their current rows, or none; and the number of dropped rows."""
     lake = open_lake(uri)
     table = parts[0].table
     rows = lake.dataset(parts).to_table()
@@ -184,7 +188,7 @@ def _merge_bin(uri: str, parts: list[Part], removals: list[Part]) -> tuple[list[
     if removals and table not in schema.SERIES_TABLES:
         gone = lake.dataset(removals).to_table()
         if table == "series_headers":
-            # The header of a series outlives the one file that it was read from.
+            # A series keeps its header when the file that it was read from has vanished.
             gone = gone.filter(pc.equal(gone["reason"], "changed"))
         rows = _drop_removed(rows, gone)
     dropped = before - rows.num_rows
@@ -199,7 +203,7 @@ def _merge_bin(uri: str, parts: list[Part], removals: list[Part]) -> tuple[list[
 
 
 def _drop_removed(rows: pa.Table, removals: pa.Table) -> pa.Table:
-    """Without the rows that a removal names by file and harvested_at."""
+    """Rows without those that a removal identifies by file and harvested_at."""
     keys = pa.table(
         {
             "uri": pc.coalesce(rows["archive_uri"], rows["uri"]),
@@ -212,23 +216,23 @@ def _drop_removed(rows: pa.Table, removals: pa.Table) -> pa.Table:
     return rows.take(kept.take(pc.sort_indices(kept)))
 
 
-def _delete_unnamed(lake: Lake, grace_hours: float) -> int:
-    """Delete parts that no commit names any more, or never did, once they are past their grace."""
+def _delete_unreferenced(lake: Lake, grace_hours: float) -> int:
+    """Delete parts that no commit refers to, after the grace time; returns their number."""
     lake.folder.sweep(grace_hours * 3600)
     grace = datetime.timedelta(hours=grace_hours)
-    # A running harvest names its parts within seconds; what it has written is not an orphan yet.
+    # At least an hour, because a running harvest commits its parts some seconds after writing.
     orphan_grace = max(grace, datetime.timedelta(hours=1))
-    named, removed, now = lake.refresh().parts, lake.find_removed(), utc_now()
-    unnamed = []
+    referenced, removed, now = lake.refresh().parts, lake.find_removed(), utc_now()
+    unreferenced = []
     for name in lake.folder.names(""):
-        made = _MADE.search(name)
-        if name in removed and name not in named and removed[name] <= now - grace:
-            unnamed.append(name)
-        elif made and name not in named and name not in removed:
+        made = _PART_NAME.search(name)
+        if name in removed and name not in referenced and removed[name] <= now - grace:
+            unreferenced.append(name)
+        elif made and name not in referenced and name not in removed:
             stamp = datetime.datetime(1970, 1, 1) + datetime.timedelta(
                 microseconds=int(made[1], 16)
             )
             if stamp < now - orphan_grace:
-                unnamed.append(name)
-    lake.folder.delete(unnamed)
-    return len(unnamed)
+                unreferenced.append(name)
+    lake.folder.delete(unreferenced)
+    return len(unreferenced)

@@ -1,4 +1,4 @@
-"""Whether the labels are current: takes a lake, gives a sentence on what is newer, or ''."""
+"""Takes a lake, gives a sentence on what is newer than its labels, or ''."""
 
 from radnet_lake.errors import LakeError
 from radnet_lake.lake import sql_files
@@ -7,15 +7,15 @@ from radnet_lake.lake.log import Lake
 MODES = ("paper", "default", "strict")
 
 
-def _list_said(lake: Lake) -> list[str]:
-    """The files of overrides and protocols."""
+def list_overrides(lake: Lake) -> list[str]:
+    """Lake -> names of its override and protocol files."""
     return [*lake.folder.names("overrides/"), *lake.folder.names("protocols/")]
 
 
 def warn_if_stale(lake: Lake) -> str:
-    """A sentence where something newer than the labels is in the lake or in the rules, else ''.
+    """Lake -> a sentence on harvests, overrides or rules newer than its labels, else ''.
 
-    Raises LakeError where the lake never was labelled.
+    Raises LakeError where the lake was never labelled.
     """
     labels = lake.snapshot.labels
     if not labels or not lake.snapshot.of("series"):
@@ -27,8 +27,8 @@ def warn_if_stale(lake: Lake) -> str:
     )
     newer = {
         "a harvest is": later,
-        "overrides or protocols are": labels.get("said") != _list_said(lake),
+        "overrides or protocols are": labels.get("said") != list_overrides(lake),
         "the rules are": labels["rule_set"] != sql_files.rule_set(),
     }
-    told = " and ".join(what for what, is_newer in newer.items() if is_newer)
-    return f"{told} newer than the labels; run: radnet-lake label" if told else ""
+    what = " and ".join(name for name, is_newer in newer.items() if is_newer)
+    return f"{what} newer than the labels; run: radnet-lake label" if what else ""

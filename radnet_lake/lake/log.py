@@ -1,12 +1,15 @@
-"""The lake: Parquet files, a log that names the good ones, and DuckDB over both.
+"""Takes Parquet files and commits, gives a snapshot of the files that belong to the lake.
 
-    LAKE/_lake/format.json                       what kind of lake this is
+    LAKE/_lake/format.json                       schema version, kind of de-identification, key id
     LAKE/_lake/log/000000000042.json             one commit: files added, files removed, the run
-    LAKE/_lake/checkpoint/000000000040.json      everything up to commit 40
+    LAKE/_lake/checkpoint/000000000040.json      the snapshot after commit 40
     LAKE/instances/collection=C/modality=MR/*.parquet, and so on for each table
 
-A file that no commit names does not exist: whatever a killed writer left is not read. A commit
-takes the next free number, so two writers never overwrite each other; its tables change at once.
+Files that no commit names are ignored, so what a killed writer left is never read. A commit is
+created under the next free number, so two writers never overwrite each other.
+
+Not Delta, Iceberg or DuckLake, because a commit here is atomic over several tables: Delta has no
+such commit, Iceberg and DuckLake need a catalog service.
 """
 
 import datetime
@@ -32,16 +35,16 @@ from radnet_lake.storage.folder import Folder
 _FORMAT, _LOG, _CHECKPOINT = "_lake/format.json", "_lake/log/", "_lake/checkpoint/"
 CHECKPOINT_EVERY = 64
 MAX_FOLDER_NAME = 150
-"""Of a collection's folder; file systems end at 255 bytes. The column has the whole name."""
+"""Bytes of a collection's folder name; file systems end at 255. The column has the whole name."""
 ROW_GROUP_ROWS = 16_384
-"""About a hundred series: small enough that a question about one series reads little."""
+"""About a hundred series: small, so that a query for one series reads little."""
 
 
 class Part(NamedTuple):
     """One Parquet file of the lake.
 
-    bounds: of the `files` table pairs of a first and a last URI, as stored, in the order of the
-    plain ones: the file's rows lie between; else empty.
+    bounds: pairs of the first and last URI of its rows, as stored, in the order of the decrypted
+    URIs; only for the tables `files` and `removals`, else empty.
     """
 
     table: str
@@ -52,17 +55,17 @@ class Part(NamedTuple):
 
 
 def decode_part(fields: list[Any]) -> Part:
-    """A part out of JSON."""
+    """JSON list of a commit -> part."""
     table, name, rows, size_bytes, bounds = fields
     return Part(table, name, rows, size_bytes, tuple((first, last) for first, last in bounds))
 
 
 @dataclass
 class Snapshot:
-    """What the lake holds after commit `version`.
+    """Contents of the lake after commit `version`.
 
-    parts: by name. runs: the last record of each run. words: sealed words of free text that enough
-    patients share to be let through. labels: mode, rules and time of the last labelling.
+    parts: by name. runs: the last record of each run. words: encrypted words of free text that were
+    added to the vocabulary. labels: mode, rules and time of the last labelling.
     """
 
     version: int = 0
@@ -77,11 +80,11 @@ class Snapshot:
 
 
 class CommitConflict(Exception):
-    """Another writer removed what this commit wanted to replace."""
+    """Another writer removed or replaced the parts that this commit replaces."""
 
 
 class Lake:
-    """An open lake: its folder, its format, and the last snapshot read."""
+    """An open lake: its folder, its format, and the snapshot of the last refresh."""
 
     def __init__(self, folder: Folder, lake_format: dict[str, Any]) -> None:
         self.folder = folder
@@ -94,18 +97,18 @@ class Lake:
         return self.folder.uri
 
     def refresh(self) -> Snapshot:
-        """Read the commits that were made since the last look."""
+        """Read the commits since the last refresh; returns the new snapshot."""
         names = self.folder.names(_LOG)
         checkpoints = self.folder.names(_CHECKPOINT)
-        newest = _number(checkpoints[-1]) if checkpoints else 0
+        newest = _parse_version(checkpoints[-1]) if checkpoints else 0
         if newest > self.snapshot.version:
             self.snapshot = _decode_snapshot(self._read_json(checkpoints[-1]))
         for name in names:
-            if _number(name) > self.snapshot.version:
-                if _number(name) != self.snapshot.version + 1:
+            if _parse_version(name) > self.snapshot.version:
+                if _parse_version(name) != self.snapshot.version + 1:
                     missing = f"{_LOG}{self.snapshot.version + 1:012d}.json"
                     raise LakeError("a commit is missing", f"{self.uri}/{missing}", "restore it")
-                _apply(self.snapshot, self._read_json(name))
+                _apply_commit(self.snapshot, self._read_json(name))
         return self.snapshot
 
     def commit(
@@ -118,11 +121,11 @@ class Lake:
         replace: str = "",
         keep: list[str] | None = None,
     ) -> int:
-        """Add and remove files at one stroke; returns the commit's number.
+        """Add and remove files in one atomic step; returns the commit's number.
 
-        replace: a table whose parts must be just those to be removed and those to `keep`, so that
-        two runs which both make it anew do not both stay. Raises CommitConflict where they are
-        not, or where a file to be removed is gone already; nothing is changed then.
+        replace: a table whose parts must be exactly `remove` and `keep`, so that of two runs which
+        both replace it only one succeeds. Raises CommitConflict where they are not, or where a file
+        of `remove` is removed already; nothing is changed then.
         """
         entry = {
             "at": utc_now().isoformat(),
@@ -146,13 +149,13 @@ class Lake:
                 break
             attempt += 1
             time.sleep(random.uniform(0, min(0.05 * attempt, 2)))
-        _apply(self.snapshot, {"version": version, **entry})
+        _apply_commit(self.snapshot, {"version": version, **entry})
         if version % CHECKPOINT_EVERY == 0:
             self.write_checkpoint()
         return version
 
     def find_removed(self) -> dict[str, datetime.datetime]:
-        """Names of the parts that commits removed, and when: readers may still use them."""
+        """Names of removed parts -> time of removal; older readers may still use them."""
         removed: dict[str, datetime.datetime] = {}
         for name in self.folder.names(_LOG):
             entry = self._read_json(name)
@@ -161,7 +164,7 @@ class Lake:
         return removed
 
     def write_checkpoint(self) -> None:
-        """Write all that the log says up to now in one file, which readers take first."""
+        """Write the current snapshot as one file, so that a reader skips the commits before it."""
         name = f"{_CHECKPOINT}{self.snapshot.version:012d}.json"
         self.folder.write(name, json.dumps(_encode_snapshot(self.snapshot)).encode())
 
@@ -178,7 +181,7 @@ class Lake:
             store_schema=True,
         )
         data = sink.getvalue()
-        # The time in the name orders parts as they were made, and tells how old an orphan is.
+        # The time in the name orders parts by creation, and gives the age of an orphan.
         full = f"{table}/{name}-{time.time_ns() // 1000:014x}-{uuid.uuid4().hex[:8]}.parquet"
         self.folder.write(full, memoryview(data))
         return Part(table, full, rows.num_rows, data.size, bounds)
@@ -198,20 +201,20 @@ class Lake:
             entry = json.loads(self.folder.read(name))
         except ValueError:
             raise LakeError("not JSON", f"{self.uri}/{name}", "restore the file") from None
-        return {"version": _number(name), **entry}
+        return {"version": _parse_version(name), **entry}
 
 
 def utc_now() -> datetime.datetime:
-    """Now, UTC, without zone: as the lake's timestamps are."""
+    """Current UTC time without zone, as the lake stores timestamps."""
     return datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
 
 
-def _number(name: str) -> int:
+def _parse_version(name: str) -> int:
     match = re.search(r"(\d{12})\.json$", name)
     return int(match[1]) if match else 0
 
 
-def _apply(snapshot: Snapshot, entry: dict[str, Any]) -> None:
+def _apply_commit(snapshot: Snapshot, entry: dict[str, Any]) -> None:
     for part in map(decode_part, entry["add"]):
         snapshot.parts[part.name] = part
     for name in entry["remove"]:
@@ -239,9 +242,9 @@ def _decode_snapshot(entry: dict[str, Any]) -> Snapshot:
 
 
 def open_lake(uri: str | None) -> Lake:
-    """Open a lake that exists: its URI, or nothing for that of RADNET_LAKE.
+    """URI, or None for that of RADNET_LAKE -> the existing lake.
 
-    Raises LakeError where there is none, or one of a newer schema; SettingError without a name.
+    Raises LakeError where there is none, or one of a newer schema; SettingError without a URI.
     """
     folder = Folder(locate_lake(uri))
     if _FORMAT not in folder.names(_FORMAT):
@@ -254,7 +257,7 @@ def open_lake(uri: str | None) -> Lake:
     found = lake_format.get("schema_version", 0)
     if found > schema.SCHEMA_VERSION:
         raise LakeError(
-            f"the lake's schema is version {found}, this program knows {schema.SCHEMA_VERSION}",
+            f"the lake's schema is version {found}, this program reads {schema.SCHEMA_VERSION}",
             folder.uri,
             "install a newer radnet_lake",
         )
@@ -262,15 +265,15 @@ def open_lake(uri: str | None) -> Lake:
 
 
 def create_lake(uri: str, phi: str, key_id: str) -> Lake:
-    """Open a lake for writing, or make it in an empty or missing folder.
+    """Open a lake for writing, or create it in an empty or missing folder.
 
     phi: keep or pseudonymise. key_id: fingerprint of the key, "" for keep. Raises LakeError where
-    the folder holds something else, SettingError where the lake was made with another phi or key:
-    two ways of naming one patient in one lake would split the patient.
+    the folder holds something else, SettingError where the lake was made with another phi or key,
+    because then one patient would have two pseudonyms in one lake.
     """
     folder = Folder(uri)
     if _FORMAT not in folder.names(_FORMAT):
-        # Asked again, for another harvest may have made the lake in between.
+        # Checked again, because another harvest may have created the lake meanwhile.
         if not folder.is_empty() and _FORMAT not in folder.names(_FORMAT):
             remedy = "give an empty or new folder as --lake"
             raise LakeError("the folder is not empty and not a lake", folder.uri, remedy)
@@ -299,7 +302,7 @@ def create_lake(uri: str, phi: str, key_id: str) -> Lake:
 
 
 def partition_name(collection: str, modality: str) -> str:
-    """The folder of one partition. Header text is untrusted: an odd modality becomes OTHER."""
+    """Collection and modality -> folder; an invalid modality, which is header text, gives OTHER."""
     safe = modality if re.fullmatch(r"[A-Z0-9]{1,16}", modality) else "OTHER"
     folder = quote(collection, safe=" -_.")
     if len(folder) > MAX_FOLDER_NAME:

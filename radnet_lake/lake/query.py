@@ -1,4 +1,4 @@
-"""Questions to a lake: SQL to a table, CSV, JSON or Parquet; a prompt; a series' files."""
+"""Takes SQL and a lake, writes rows as a table, CSV, JSON or Parquet; also the SQL prompt."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 
 @dataclass(frozen=True, kw_only=True)
 class QueryConfig(PrintSettings):
-    """Settings of one question."""
+    """Settings of one query."""
 
     sql: str = field(metadata={"positional": "SQL"})
     """a DuckDB query over instances, series, funnel, training_set, rejects, runs, ..."""
@@ -43,7 +43,7 @@ class QueryConfig(PrintSettings):
 
 @dataclass(frozen=True)
 class ShellConfig(LakeSettings):
-    """Settings of the prompt."""
+    """Settings of the SQL prompt."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _write_rows(reader: pa.RecordBatchReader, kind: str, file: TextIO) -> None:
 
 
 def run_shell(config: ShellConfig) -> None:
-    """A prompt: SQL ended by a semicolon; an error does not end it; \\q or end of input does."""
+    """Read SQL statements, each ended by ;, and print their rows, until \\q or end of input."""
     if sys.stdin.isatty():
         import readline  # noqa: F401  # gives input() its history and editing
     with connect(config.lake) as connection:
@@ -139,9 +139,9 @@ def run_shell(config: ShellConfig) -> None:
 
 
 def locate(config: LocateConfig) -> list[str]:
-    """URIs of the files that hold a series, archive members as archive!/member.
+    """Series -> URIs of its files, archive members as archive!/member.
 
-    Raises SettingError where URIs are sealed and the key is missing or another one.
+    Raises SettingError where URIs are encrypted and the key is missing or another one.
     """
     lake = open_lake(config.lake)
     with connect(lake.uri) as connection:

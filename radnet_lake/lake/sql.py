@@ -12,11 +12,11 @@ from radnet_lake.errors import SettingError
 
 LABEL_VIEWS = "series|funnel|label_counts|training_set|rule_use|protocols|audit|filled_labels"
 MAX_TABLE_ROWS = 1000
-"""Rows that a table on a terminal shows; other formats give all."""
+"""Rows of a table on a terminal; other formats give all."""
 
 
 def run_sql(connection: duckdb.DuckDBPyConnection, sql: str) -> pa.RecordBatchReader | None:
-    """The rows of a query, in batches; None where the statement gives none."""
+    """SQL -> rows in batches; None for a statement without a result. Raises SettingError."""
     try:
         relation = connection.sql(sql)
         return relation.to_arrow_reader() if relation is not None else None
@@ -67,14 +67,14 @@ def _rows(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """Lists and structs as JSON, so that a program can read them back out of CSV."""
+    """Value -> the value, lists and structs as JSON, so that programs can read them from CSV."""
     if isinstance(value, list | dict):
         return json.dumps(value, default=str, ensure_ascii=False)
     return value
 
 
 def write_table(reader: pa.RecordBatchReader, file: TextIO) -> None:
-    """Aligned columns; values longer than a UID are cut, control characters shown as '?'."""
+    """Rows -> aligned columns; values longer than a UID are cut, control characters become '?'."""
     names = reader.schema.names
     lines: list[list[str]] = []
     more = False

@@ -1,4 +1,4 @@
-"""The label knowledge of sql/: CSV files as tables and macros, folders of SQL files as layers.
+"""Takes the files of sql/, makes tables and macros of CSV files and views of SQL files.
 
     sql/lexicon/<label>.csv   -> find_<lexicon>(text), drop_<lexicon>(text), rule.lexicon
     sql/thresholds.csv        -> <name>(), rule.thresholds
@@ -9,8 +9,8 @@
     sql/lexicons.csv          -> sequence_evidence(): columns of text.sequence
     sql/labels.csv            -> label_names()
 
-A pattern that comes out of a column costs 400 times what a constant one does (measured on DuckDB
-2.0), so each lexicon becomes one macro with one constant pattern.
+Each lexicon becomes one macro with one constant pattern, because a pattern that is read from a
+column costs 400 times as much (measured on DuckDB 2.0).
 """
 
 import csv
@@ -37,11 +37,11 @@ _TYPES = {
 """Of the columns that are not text."""
 
 _ABOUT_SQL = (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException)
-"""Errors whose text is about the SQL; that of others may quote a header's value."""
+"""Errors whose message is about the SQL; others may quote a value of a header."""
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:
-    """Rows of one CSV file of sql/."""
+    """CSV file of sql/ -> rows."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -52,7 +52,7 @@ def read_query(name: str) -> str:
 
 
 def rule_set() -> str:
-    """A name for the rules as they are: changes with any byte of sql/ that labels depend on."""
+    """Hash of the rules: changes with any byte of sql/ that labels depend on."""
     digest = hashlib.sha256()
     for path in sorted(schema.SQL_DIR.rglob("*")):
         is_rule = path.parent.name != "query" and path.name != "vocabulary.csv"
@@ -76,8 +76,8 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
 def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
     """Make a macro of each threshold and each lexicon, then those of sql/0_macro.
 
-    find_<lexicon>(text) is the first word found, or NULL; drop_<lexicon>(text) is the text without
-    the words. text: as normalised for the lexicon's file. Raises LakeError naming the bad row.
+    find_<lexicon>(text) is the first match, or NULL; drop_<lexicon>(text) is the text without
+    matches. text: as normalised for the lexicon's file. Raises LakeError that names the bad row.
     """
     create_constants(connection)
     evidence = [
@@ -127,7 +127,7 @@ def list_keywords() -> dict[str, list[str] | str]:
 
 
 def _join_patterns(path: Path) -> dict[str, str]:
-    """Lexicon -> one pattern. A token starts after a blank and ends at a word's end."""
+    """Lexicon file -> one pattern per lexicon; a token starts after a blank and is a whole word."""
     places: dict[str, dict[str, list[str]]] = defaultdict(lambda: {"token": [], "anywhere": []})
     for number, row in enumerate(read_csv(path), 2):
         try:
@@ -135,7 +135,7 @@ def _join_patterns(path: Path) -> dict[str, str]:
             places[row["lexicon"]][row["place"]].append(row["pattern"])
         except (KeyError, re.error) as error:
             where = f"{path.name}, line {number}"
-            raise LakeError(f"not a lexicon row: {error!r}", where, "mend the row") from None
+            raise LakeError(f"not a lexicon row: {error!r}", where, "correct the row") from None
     joined = {}
     for name, kinds in places.items():
         parts = [f" (?:{'|'.join(kinds['token'])})\\b"] if kinds["token"] else []
@@ -149,9 +149,9 @@ def run_folder(
 ) -> None:
     """Run the SQL files of one folder of sql/, in the order of their names.
 
-    Each makes one view, schema.name = folder.file without digits. materialise: keep its rows as a
-    table of the same name, so that those who read it do not compute it again. Raises LakeError that
-    names the file.
+    Each makes one view, schema.name = folder.file without digits. materialise: store its rows as a
+    table of the same name, so that its readers don't compute it again. Raises LakeError that names
+    the file.
     """
     name = folder.lstrip("0123456789_")
     if folder[0].isdigit() and name not in ("macro", "header", "main"):
@@ -166,5 +166,7 @@ def run_folder(
                 connection.execute(f"alter table {view}_rows rename to {view.split('.')[1]}")
         except duckdb.Error as error:
             where = str(path.relative_to(schema.SQL_DIR.parent))
-            told = str(error) if isinstance(error, _ABOUT_SQL) else type(error).__name__
-            raise LakeError(f"the view cannot be made: {told}", where, "mend the file") from None
+            detail = str(error) if isinstance(error, _ABOUT_SQL) else type(error).__name__
+            raise LakeError(
+                f"the view cannot be made: {detail}", where, "correct the file"
+            ) from None

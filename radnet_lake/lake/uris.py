@@ -1,4 +1,4 @@
-"""URIs of a lake: takes a lake, gives what decrypts the paths of a pseudonymised one."""
+"""Takes a lake, gives the function that decrypts its URIs."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -9,9 +9,9 @@ from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 
 
 def choose_decryptor(lake: Lake) -> Callable[[str], str] | None:
-    """What opens the sealed paths of a pseudonymised lake; None where they are plain.
+    """Lake -> function that decrypts its URIs; None where they are stored as plain text.
 
-    Raises SettingError for a missing key, or one that the lake was not made with.
+    Raises SettingError for a missing key, or another one than the lake was made with.
     """
     if lake.format.get("phi") == "keep":
         return None
@@ -19,5 +19,5 @@ def choose_decryptor(lake: Lake) -> Callable[[str], str] | None:
     if deidentifier.key_id != lake.format.get("key_id"):
         what = "the lake was made with another pseudonymisation key"
         raise SettingError(what, lake.uri, "set RADNET_LAKE_KEY_FILE to that key's file")
-    # All members of an archive name it.
+    # Cached, because the rows of all members of an archive hold its URI.
     return lru_cache(maxsize=1024)(deidentifier.decrypt_uri)

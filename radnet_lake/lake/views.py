@@ -1,4 +1,4 @@
-"""DuckDB over a lake: takes its URI, gives a connection with all views, or a DuckDB file."""
+"""Takes a lake's URI, gives a DuckDB connection with all views, or a DuckDB file."""
 
 import datetime
 import uuid
@@ -16,9 +16,9 @@ from radnet_lake.lake.sql_files import create_macros, create_tables, rule_set, r
 
 
 def connect(lake: str | None = None) -> duckdb.DuckDBPyConnection:
-    """A DuckDB connection with all views of a lake: instances, rejects, runs, series_headers, ...
+    """Lake -> DuckDB connection with its views: instances, rejects, series, runs, ...
 
-    lake: local path or s3:// URI; default RADNET_LAKE. The connection shows the lake as it is now;
+    lake: local path or s3:// URI; default RADNET_LAKE. The connection shows the lake at this time;
     connect again to see later runs. Raises LakeError, StoreError.
     """
     opened = open_lake(lake)
@@ -31,8 +31,8 @@ def connect(lake: str | None = None) -> duckdb.DuckDBPyConnection:
 def attach(lake: str | None, database: str) -> None:
     """Write a DuckDB file with the same views, for the plain duckdb command line.
 
-    The file holds no data, only the names of the lake's files: make it again after a harvest.
-    Raises SettingError for a lake that is not on disk, or where `database` is not such a file.
+    The file holds no data, only the names of the lake's files: write it again after a harvest.
+    Raises SettingError for a lake that is not on disk, or where `database` cannot be written.
     """
     opened = open_lake(lake)
     if opened.folder.is_s3:
@@ -40,7 +40,9 @@ def attach(lake: str | None, database: str) -> None:
         raise SettingError("a DuckDB file cannot hold views of an s3:// lake", opened.uri, remedy)
     path = Path(database)
     if not path.parent.is_dir():
-        raise SettingError("the folder is not there", database, "name a file in a folder that is")
+        raise SettingError(
+            "the folder does not exist", database, "name a file in an existing folder"
+        )
     new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         with duckdb.connect(str(new)) as connection:
@@ -55,7 +57,7 @@ def attach(lake: str | None, database: str) -> None:
 
 
 def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
-    """Make the raw tables `stored.*`, then the views of headers and, once labelled, of labels."""
+    """Create the raw tables `stored.*`, the views of headers and, in a labelled lake, of labels."""
     connection.execute("create schema if not exists stored")
     for table in (*schema.TABLES, *schema.DERIVED_TABLES):
         parts = opened.snapshot.of(table)
@@ -67,7 +69,7 @@ def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
             connection.execute(f"create table stored.{table} as select * from empty_table")
             connection.unregister("empty_table")
         elif table == "series":
-            # Until it is labelled, a lake has no series, and so no predictions that count.
+            # Empty, because views of predictions join it in a lake that is not labelled.
             connection.execute("create table stored.series (SeriesInstanceUID varchar)")
     runs = pa.Table.from_pylist(
         [_typed_run(r) for r in opened.snapshot.runs.values()], schema.RUN_SCHEMA
@@ -84,7 +86,7 @@ def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
             run_folder(connection, "9_main")
             meanings["series"] = _series_meanings(connection)
         except LakeError:
-            # Labels that other rules stored may lack a column; the headers are there all the same.
+            # Labels stored by other rules may lack a column; the views of headers stay usable.
             if opened.snapshot.labels.get("rule_set") == rule_set():
                 raise
             _drop_main_views(connection)
@@ -96,7 +98,7 @@ def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
 def load_parts(
     connection: duckdb.DuckDBPyConnection, opened: Lake, table: str, parts: list[Part]
 ) -> None:
-    """Make the view `stored.<table>` of these parts of one table."""
+    """Create the view `stored.<table>` of these parts of one table."""
     if opened.folder.is_s3:
         connection.register(f"{table}_parts", opened.dataset(parts))
         connection.execute(f"create view stored.{table} as select * from {table}_parts")
@@ -114,7 +116,7 @@ def _drop_main_views(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _series_meanings(connection: duckdb.DuckDBPyConnection) -> dict[str, str]:
-    """Of the columns that are header attributes; sql/9_main says what the others are."""
+    """Comments of columns that are header attributes; sql/9_main has those of the others."""
     names = [row[0] for row in connection.execute("describe stored.series").fetchall()]
     known = schema.MEANINGS["instances"]
     return {name: f"{known[name]}; NULL where it varies" for name in names if name in known}

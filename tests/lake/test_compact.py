@@ -86,6 +86,6 @@ def test_lake_on_s3_is_compacted_too(tmp_path: Path, s3: S3Server) -> None:
     assert ask(lake) == before
 
 
-def test_no_lake_is_said(tmp_path: Path) -> None:
+def test_no_lake_is_reported(tmp_path: Path) -> None:
     with pytest.raises(LakeError, match="no lake there"):
         compact(CompactConfig(str(tmp_path)))
