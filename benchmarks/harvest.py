@@ -29,9 +29,9 @@ import pydicom.data
 from radnet_lake import schema
 from radnet_lake.dicom.header import Header, read_header
 from radnet_lake.dicom.instances import frame_rows
-from radnet_lake.harvest.file_index import Ledger, to_listed
+from radnet_lake.harvest.file_index import FileIndex, to_listed
 from radnet_lake.harvest.harvest import HarvestConfig, harvest
-from radnet_lake.harvest.worker import Job, extract_chunk, to_table
+from radnet_lake.harvest.worker import HarvestJob, extract_chunk, to_table
 from radnet_lake.lake.log import create_lake
 from radnet_lake.ray_cluster import start_ray
 from radnet_lake.storage.sources import Entry, list_unit, list_units, read_heads, read_range
@@ -142,8 +142,8 @@ def time_extraction(files: list[str]) -> dict[str, float]:
 
 
 def extract_plain(lake: str, entries: list[Entry]) -> int:
-    ledger = Ledger(lake, (), (), frozenset())
-    job = Job(lake, "plain", "", "", "keep", False, ledger)
+    file_index = FileIndex(lake, (), (), frozenset())
+    job = HarvestJob(lake, "plain", "", "", "keep", False, file_index)
     return extract_chunk(job, to_listed(entries)).counts["files_listed"]
 
 

@@ -1,4 +1,4 @@
-"""Harvest: takes sources of DICOM files, gives instance, reject and file rows in the lake.
+"""Harvest: takes sources of DICOM files, writes instance, reject and file rows to the lake.
 
 Read first: harvest.py (driver), then worker.py (one chunk of files).
 """

@@ -1,7 +1,8 @@
-"""What the lake knows of each listed file: the `files` table, asked by every worker for its chunk.
+"""Takes a chunk of listed files and the `files` table, gives the new, changed and vanished ones.
 
-A file is known if its URI, size, change time and content tag stand in a row that is final.
-Everything else is read, and rows that an older state of the file left are marked as removed.
+Each worker queries the table for its own chunk. A file is known if a final row has its URI, size,
+modification time and content tag. Every other file is read, and rows of its older state are marked
+as removed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -32,11 +33,14 @@ LISTED = pa.schema(
         ("reject_reason", pa.string()),
     ]
 )
-"""The fields of store.Entry."""
+"""The fields of sources.Entry."""
 
 
-class Known(NamedTuple):
-    """What became of a chunk's files: objects known, entries to read, rows that no longer count."""
+class ListingDiff(NamedTuple):
+    """Listed files against the index: known objects and archives, what to read and remove.
+
+    pending: entries to read. removed: (URI, harvested_at) of superseded rows.
+    """
 
     objects: int
     archives: int
@@ -44,8 +48,8 @@ class Known(NamedTuple):
     removed: list[tuple[str, Any]]
 
 
-class Ledger(NamedTuple):
-    """The parts a worker must ask, with the bounds of their URIs in plain text."""
+class FileIndex(NamedTuple):
+    """Parts of the tables `files` and `removals`, and the words that are in the vocabulary now."""
 
     lake: str
     files: tuple[Part, ...]
@@ -66,17 +70,17 @@ def _read_part(uri: str, part: Part, columns: tuple[str, ...]) -> pa.Table:
 _plain_bounds: dict[str, list[tuple[str, str]]] = {}
 
 
-def _is_near(part: Part, low: str, high: str, unseal: Callable[[str], str]) -> bool:
-    """Whether a part can hold a URI between `low` and `high`."""
+def _may_contain(part: Part, low: str, high: str, decrypt: Callable[[str], str]) -> bool:
+    """Whether a part may hold a URI between `low` and `high`, by its decrypted bounds."""
     bounds = _plain_bounds.get(part.name)
     if bounds is None:
-        bounds = [(unseal(first), unseal(last)) for first, last in part.bounds]
+        bounds = [(decrypt(first), decrypt(last)) for first, last in part.bounds]
         _plain_bounds[part.name] = bounds
     return any(first <= high and last >= low for first, last in bounds)
 
 
 def _select(lake: str, parts: Iterable[Part], columns: Sequence[str], uris: pa.Array) -> pa.Table:
-    """Rows of these parts whose URI is one of `uris`."""
+    """Parts -> their rows whose URI is one of `uris`."""
     found = []
     for part in parts:
         table = _read_part(lake, part, tuple(columns))
@@ -88,66 +92,68 @@ def _select(lake: str, parts: Iterable[Part], columns: Sequence[str], uris: pa.A
     return pa.concat_tables([empty, *found])
 
 
-def find_known(
-    ledger: Ledger,
+def compare_listing(
+    file_index: FileIndex,
     listed: pa.Table,
-    seal: Callable[[str], str] | None,
-    unseal: Callable[[str], str] | None,
+    encrypt: Callable[[str], str] | None,
+    decrypt: Callable[[str], str] | None,
     shift: Callable[[int], int] | None,
-) -> Known:
-    """Which of these files need not be read again.
+) -> ListingDiff:
+    """Listed files -> which are known, which must be read, which rows are superseded.
 
-    listed: the columns of store.Entry. seal, unseal: from a URI to its form in the lake and back;
-    shift: a time of change likewise; None where the lake keeps them as they are.
+    listed: the columns of sources.Entry. encrypt, decrypt: URI to its stored form and back. shift:
+    modification time to its stored form. All three are None where the lake stores plain values.
     """
-    if not ledger.files or not listed.num_rows:
-        return Known(0, 0, to_entries(listed), [])
-    bounds = pc.min_max(listed["uri"]).as_py()
-    near = [p for p in ledger.files if _is_near(p, bounds["min"], bounds["max"], unseal or str)]
+    if not file_index.files or not listed.num_rows:
+        return ListingDiff(0, 0, to_entries(listed), [])
+    bounds, plain = pc.min_max(listed["uri"]).as_py(), decrypt or str
+    low, high = bounds["min"], bounds["max"]
+    near = [p for p in file_index.files if _may_contain(p, low, high, plain)]
     uris = listed["uri"].combine_chunks()
-    stored = pa.array([seal(u) for u in uris.to_pylist()]) if seal else uris
+    stored = pa.array([encrypt(u) for u in uris.to_pylist()]) if encrypt else uris
     modified = listed["modified"]
     if shift:
         modified = pa.array([shift(m) for m in modified.to_pylist()], pa.int64())
     facts = listed.set_column(0, "uri", stored).set_column(2, "modified", modified)
-    rows = _select(ledger.lake, near, _COLUMNS, stored)
-    near = [p for p in ledger.removals if _is_near(p, bounds["min"], bounds["max"], unseal or str)]
-    gone = _select(ledger.lake, near, ["uri", "removed_harvested_at"], stored)
-    matched, same = _match(facts, rows, gone, ledger.approved)
+    rows = _select(file_index.lake, near, _COLUMNS, stored)
+    near = [p for p in file_index.removals if _may_contain(p, low, high, plain)]
+    gone = _select(file_index.lake, near, ["uri", "removed_harvested_at"], stored)
+    matched, same = _match_unique(facts, rows, gone, file_index.approved)
     objects = pc.sum(pc.if_else(same, matched["n_objects"], 0)).as_py() or 0
     archives = pc.sum(pc.if_else(same, pc.cast(matched["is_archive"], pa.int64()), 0)).as_py() or 0
     rest = pc.invert(same)
-    known = _judge(listed.filter(rest), facts.filter(rest), rows, gone, ledger.approved)
+    known = _compare_rows(listed.filter(rest), facts.filter(rest), rows, gone, file_index.approved)
     return known._replace(objects=known.objects + objects, archives=known.archives + archives)
 
 
 def to_listed(entries: Sequence[Entry]) -> pa.Table:
-    """Entries -> a table with their columns."""
+    """Entries -> table with the columns of Entry."""
     columns = zip(*entries, strict=True) if entries else [()] * len(LISTED)
     arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTED, strict=True)]
     return pa.table(arrays, schema=LISTED)
 
 
 def to_entries(listed: pa.Table) -> list[Entry]:
-    """A table with the columns of Entry -> entries."""
+    """Table with the columns of Entry -> entries."""
     columns = [listed[name].to_pylist() for name in Entry._fields]
     return [Entry(*fields) for fields in zip(*columns, strict=True)]
 
 
-def _match(
+def _match_unique(
     facts: pa.Table, rows: pa.Table, gone: pa.Table, approved: frozenset[str]
 ) -> tuple[pa.Table, pa.Array]:
-    """The one row of each file, and whether it says that the file is known; the plain cases only.
+    """Files -> the row of each, and whether by that row the file is known; only unambiguous files.
 
-    Not plain: several rows for a file, a removal, a withheld word that may be let through by now.
+    Ambiguous, for _compare_rows: several rows for a file, a removal, a withheld word that may be in
+    the vocabulary now.
     """
     counts = pc.value_counts(rows["uri"].combine_chunks())
     several = counts.field("values").filter(pc.greater(counts.field("counts"), 1))
-    odd = pc.or_(pc.is_in(rows["uri"], value_set=several), pc.is_in(rows["uri"], gone["uri"]))
+    ambiguous = pc.or_(pc.is_in(rows["uri"], value_set=several), pc.is_in(rows["uri"], gone["uri"]))
     if approved:
-        odd = pc.or_(odd, pc.is_valid(rows["withheld"]))
-    plain = rows.filter(pc.invert(odd))
-    matched = plain.take(pc.index_in(facts["uri"], value_set=plain["uri"].combine_chunks()))
+        ambiguous = pc.or_(ambiguous, pc.is_valid(rows["withheld"]))
+    unique = rows.filter(pc.invert(ambiguous))
+    matched = unique.take(pc.index_in(facts["uri"], value_set=unique["uri"].combine_chunks()))
     etags = (facts["etag"], matched["etag"])
     same_etag = pc.or_(pc.and_(*map(pc.is_null, etags)), pc.fill_null(pc.equal(*etags), False))
     same = pc.and_(matched["is_final"], pc.equal(facts["size_bytes"], matched["size_bytes"]))
@@ -158,10 +164,10 @@ def _match(
     return matched, pc.and_not(same, unread)
 
 
-def _judge(
+def _compare_rows(
     listed: pa.Table, facts: pa.Table, rows: pa.Table, gone: pa.Table, approved: frozenset[str]
-) -> Known:
-    """File by file, what `_match` left: new, changed or odd ones."""
+) -> ListingDiff:
+    """The same, file by file, for the new, changed and ambiguous files."""
     removed_before = set(zip(*(gone[n].to_pylist() for n in gone.schema.names), strict=True))
     live: dict[str, list[dict[str, Any]]] = {}
     for row in rows.filter(pc.is_in(rows["uri"], value_set=facts["uri"])).to_pylist():
@@ -171,17 +177,17 @@ def _judge(
     pending: list[Entry] = []
     removed: list[tuple[str, Any]] = []
     for entry, fact in zip(to_entries(listed), to_entries(facts), strict=True):
-        # Two rows for one file can only come from two runs at once: the older one goes.
+        # Two rows for one file are from two runs at the same time: the older one is removed.
         old = sorted(live.get(fact.uri, []), key=lambda r: r["harvested_at"])
         if old and _is_same(old[-1], fact, approved):
             last = old.pop()
             objects, archives = objects + last["n_objects"], archives + last["is_archive"]
-            # A removal names rows by their stamp: one that the kept row shares would take it along.
+            # Not rows with the same stamp, because a removal identifies rows by file and stamp.
             old = [r for r in old if r["harvested_at"] != last["harvested_at"]]
         else:
             pending.append(entry)
         removed += [(fact.uri, r["harvested_at"]) for r in old]
-    return Known(objects, archives, pending, removed)
+    return ListingDiff(objects, archives, pending, removed)
 
 
 def _is_same(row: dict[str, Any], fact: Entry, approved: frozenset[str]) -> bool:
@@ -199,12 +205,12 @@ def write_vanished(
     run: dict[str, Any],
     sources: Sequence[str],
     listed: Sequence[Part],
-    unseal: Callable[[str], str],
+    decrypt: Callable[[str], str],
 ) -> Part | None:
-    """A part of removals for files below `sources` that are known but not among `listed`.
+    """Known files below `sources` that the run did not list -> a part of removals, or None.
 
-    run: its record. listed: parts with one column, uri: all that the run saw. What lies below a
-    folder that could not be read stays, and so does what others added since the run began.
+    run: its record. listed: parts with one column, uri: all files of the run. Files below a folder
+    that could not be read stay, and so do files that other runs added since this run began.
     """
     run_id = run["run_id"]
     filesystem, base = lake.folder.filesystem()
@@ -218,14 +224,14 @@ def write_vanished(
         unread = connection.execute(
             "select uri from files where run_id = ? and not is_final", [run_id]
         ).fetchall()
-        closed = [f"{unseal(uri)}/" for (uri,) in unread]
+        closed = [f"{decrypt(uri)}/" for (uri,) in unread]
         reader = connection.sql(
             "select uri, harvested_at, collection from files anti join seen using (uri)"
             f" where harvested_at < timestamp '{run['started_at']}'"
         ).to_arrow_reader()
         for batch in reader:
             for row in batch.to_pylist():
-                plain = unseal(row["uri"])
+                plain = decrypt(row["uri"])
                 if any(plain.startswith(folder) for folder in closed):
                     continue
                 if any(plain == s or plain.startswith(f"{s.rstrip('/')}/") for s in sources):

@@ -1,8 +1,9 @@
-"""Crawl: list, read headers, append to the lake, on Ray. Seen = instances + rejects + known.
+"""Takes sources, reads the headers of their files on Ray and commits the rows to the lake.
 
 Listing tasks stream chunks of file names; each chunk is read by one task, which writes its own
-Parquet parts and returns their names; the driver commits names every few seconds. So the driver
-holds neither paths nor rows, and a killed run leaves what it committed.
+Parquet parts and returns their names; the driver commits these names every few seconds. The driver
+holds neither paths nor rows, and a killed run keeps what it committed. In the sums,
+objects_seen = instances + rejects + known.
 """
 
 import json
@@ -26,9 +27,9 @@ from ray.data.block import BlockMetadata
 
 from radnet_lake import __version__, errors
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
-from radnet_lake.harvest.file_index import LISTED, Ledger, write_vanished
+from radnet_lake.harvest.file_index import LISTED, FileIndex, write_vanished
 from radnet_lake.harvest.report import HarvestReport
-from radnet_lake.harvest.worker import Job, Result, extract_chunk
+from radnet_lake.harvest.worker import ChunkResult, HarvestJob, extract_chunk
 from radnet_lake.lake.compact import compact_small
 from radnet_lake.lake.log import Lake, Part, create_lake, decode_part, utc_now
 from radnet_lake.lake.settings import CommitSettings, locate_lake
@@ -40,21 +41,20 @@ from radnet_lake.settings import check_choices, check_least
 from radnet_lake.storage.sources import Entry, Unit, absolute_uri, list_unit, list_units
 
 LIST_CPUS, READ_CPUS = 0.02, 0.9
-"""Logical CPUs. Two readers a CPU: one waits for the store, or for Ray between two tasks, while the
-other works. A lister that waits must not hold back readers; unequal, the two are not fused.
+"""Logical CPUs per task. A lister that waits for its consumer must not keep a reader from running.
+The two values differ because Ray Data fuses operators with equal resources; listing and reading
+must run as separate tasks.
 """
 CPUS_PER_LISTER = 4
-"""One lister finds names faster than eight readers read them."""
+"""One lister lists files faster than eight readers read them."""
 UNITS_PER_LISTER = 16
-"""Parts that a source is divided into, so that listers end at about the same time."""
+"""Units of a source per lister, so that all listers end at about the same time."""
 FIRST_CHUNK = 500
-"""Files of the first task; each next has twice as many, so that all readers start soon."""
+"""Files of the first chunk; each next one has twice as many, so that all readers start soon."""
 SUMS = (
     "files_listed", "archives", "objects_seen", "instances", "rejects", "known",
     "rows", "superseded", "vanished", "bytes_listed",
 )  # fmt: skip
-
-"""Called with the sums so far, and with the number of files where an earlier run tells it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +70,9 @@ class HarvestConfig(CommitSettings):
     collection_from: str = ""
     """regular expression on each file's URI; its first group is the collection"""
     phi: str = field(default="pseudonymise", metadata={"choices": ("pseudonymise", "keep")})
-    """pseudonymise: keyed hashes, shifted dates, cleaned text; keep: store headers as they are"""
+    """pseudonymise: keyed hashes, shifted dates, cleaned text; keep: store headers unchanged"""
     prune: bool = False
-    """mark rows whose file is no longer in SOURCE"""
+    """mark rows as removed whose file is no longer in SOURCE"""
     chunk_files: int = 5000
     """most files per task; this many take about a second on local disk"""
 
@@ -84,7 +84,7 @@ class HarvestConfig(CommitSettings):
         check_choices(self)
         if self.collection and self.collection_from:
             remedy = "give one of the two"
-            raise SettingError("excludes --collection-from", "--collection", remedy)
+            raise SettingError("can't be combined with --collection-from", "--collection", remedy)
         check_least(self, chunk_files=1)
         try:
             groups = re.compile(self.collection_from).groups
@@ -98,15 +98,15 @@ class HarvestConfig(CommitSettings):
 def harvest(config: HarvestConfig, progress: Progress = show_nothing) -> HarvestReport:
     """Harvest all sources into the lake; returns the sums.
 
-    Raises SettingError for a wrong setting, StoreError where a store stops to answer (what was
-    committed stays; the same command goes on from there), LakeError for a folder that is no lake.
+    Raises SettingError for a wrong setting, StoreError where a store stops answering (committed
+    rows stay; the same command continues from there), LakeError for a folder that is no lake.
     """
     started = time.monotonic()
-    named = sorted({absolute_uri(s) for s in config.sources})
-    # What lies in another source is listed there already; twice would be rows twice.
-    sources = tuple(s for s in named if not any(s.startswith(f"{other}/") for other in named))
+    uris = sorted({absolute_uri(s) for s in config.sources})
+    # Without nested sources, because their files would be listed and stored twice.
+    sources = tuple(s for s in uris if not any(s.startswith(f"{other}/") for other in uris))
     deidentifier = Deidentifier(load_key(), frozenset()) if config.phi != "keep" else None
-    _keep_apart(sources, absolute_uri(locate_lake(config.lake)))
+    _check_separate(sources, absolute_uri(locate_lake(config.lake)))
     units = [unit for source in sources for unit in list_units(source, 1)]
     lake = create_lake(
         locate_lake(config.lake), config.phi, deidentifier.key_id if deidentifier else ""
@@ -116,13 +116,13 @@ def harvest(config: HarvestConfig, progress: Progress = show_nothing) -> Harvest
     if listers > 1:
         at_least = UNITS_PER_LISTER * listers
         units = [unit for source in sources for unit in list_units(source, at_least)]
-    run = _Run(config, sources, lake, deidentifier)
+    run = _HarvestRun(config, sources, lake, deidentifier)
     run.crawl(units, progress)
     again = 0
     words = run.allow_words()
     if words:
-        # Words that enough patients share were withheld until now: read their files once more.
-        second = _Run(replace(config, prune=False), sources, lake, deidentifier)
+        # Read again, because their rows withhold words that are in the vocabulary now.
+        second = _HarvestRun(replace(config, prune=False), sources, lake, deidentifier)
         second.crawl(units, show_nothing)
         again = second.record["objects_seen"] - second.record["known"]
     if config.prune:
@@ -141,17 +141,17 @@ def harvest(config: HarvestConfig, progress: Progress = show_nothing) -> Harvest
     )
 
 
-def _keep_apart(sources: tuple[str, ...], lake: str) -> None:
-    """A crawl must not find the lake's own files, nor write between the source's."""
+def _check_separate(sources: tuple[str, ...], lake: str) -> None:
+    """Raise SettingError where the lake contains a source or lies in one."""
     for source in sources:
         inner, outer = f"{lake}/", f"{source}/"
         if inner.startswith(outer) or outer.startswith(inner):
             remedy = "choose a lake outside of the source"
-            raise SettingError("source and lake lie one in the other", lake, remedy)
+            raise SettingError("source and lake overlap", lake, remedy)
 
 
-class _Run:
-    """One crawl: its record in the log, and the parts that no commit names yet."""
+class _HarvestRun:
+    """One crawl of the sources: its record in the log, and its parts that are not committed yet."""
 
     def __init__(
         self,
@@ -163,13 +163,13 @@ class _Run:
         self.config, self.sources, self.lake = config, sources, lake
         self.deidentifier = deidentifier
         stamp = utc_now()
-        seal = deidentifier.encrypt_uri if deidentifier else str
+        encrypt = deidentifier.encrypt_uri if deidentifier else str
         self.record: dict[str, Any] = {
             "run_id": f"{stamp:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}",
             "status": "running",
             "started_at": stamp.isoformat(),
             "updated_at": stamp.isoformat(),
-            "sources": [seal(s) for s in sources],
+            "sources": [encrypt(s) for s in sources],
             "collection": config.collection or config.collection_from or None,
             "phi": config.phi,
             "version": __version__,
@@ -178,25 +178,25 @@ class _Run:
         self.waiting: list[Part] = []
 
     def crawl(self, units: list[Unit], progress: Progress) -> None:
-        """List and read everything, committing as it goes."""
+        """List and read all units, with a commit every `commit_seconds`."""
         expected = _files_last_time(self.lake, self.record["sources"])
         lake = self.lake
         snapshot = lake.refresh()
-        ledger = Ledger(
+        file_index = FileIndex(
             lake.uri,
             tuple(snapshot.of("files")),
             tuple(snapshot.of("removals")),
             frozenset(snapshot.words),
         )
         config = self.config
-        job = Job(
+        job = HarvestJob(
             lake.uri,
             self.record["run_id"],
             config.collection,
             config.collection_from,
             config.phi,
             config.prune,
-            ledger,
+            file_index,
         )
         self.commit()
         progress(0, expected, "files")
@@ -212,7 +212,7 @@ class _Run:
                     self.commit()
                     committed = time.monotonic()
         except BaseException:
-            # What is read is kept, whatever ends the run; only SIGKILL loses the last seconds.
+            # Committed whatever ends the run, so that only SIGKILL loses the last seconds.
             self.record["status"] = "broken off"
             with suppress(StoreError):
                 self.commit()
@@ -221,14 +221,14 @@ class _Run:
         self.commit()
 
     def commit(self) -> None:
-        """Name the waiting parts in the log, with the sums that belong to them."""
+        """Commit the waiting parts with the sums that belong to them."""
         self.record["updated_at"] = utc_now().isoformat()
         listed = [p for p in self.waiting if p.table != "listed"]
         self.lake.commit(add=listed, run=dict(self.record))
         self.waiting = [p for p in self.waiting if p.table == "listed"]
 
     def allow_words(self) -> int:
-        """Let words through that enough patients share; returns how many are new."""
+        """Add shared words to the vocabulary of the lake; returns the number of new ones."""
         if self.deidentifier is None:
             return 0
         with connect(self.lake.uri) as connection:
@@ -242,12 +242,12 @@ class _Run:
         return len(words)
 
     def prune(self) -> None:
-        """Mark the rows of files that the sources no longer hold."""
-        unseal = self.deidentifier.decrypt_uri if self.deidentifier else str
+        """Mark rows as removed whose file is no longer in the sources."""
+        decrypt = self.deidentifier.decrypt_uri if self.deidentifier else str
         if not self.record["files_listed"]:
-            what, remedy = "no file is there: a disk that is not mounted?", "run without --prune"
+            what, remedy = "no file was listed: is a disk not mounted?", "run without --prune"
             raise SettingError(what, ", ".join(self.config.sources), remedy)
-        part = write_vanished(self.lake, self.record, self.sources, self.waiting, unseal)
+        part = write_vanished(self.lake, self.record, self.sources, self.waiting, decrypt)
         if part:
             self.waiting.append(part)
             self.record["vanished"] = part.rows
@@ -259,12 +259,12 @@ class _Run:
         self.commit()
 
 
-class _Listing(Datasource):  # type: ignore[misc]
-    """Ray Data source: chunks of file names, one chunk a row, streamed by a few tasks."""
+class _ListingSource(Datasource):  # type: ignore[misc]
+    """Ray Data source: units -> chunks of listed files, one chunk per row, by a few tasks."""
 
     def __init__(self, units: list[Unit], chunk_files: int, tasks: int) -> None:
         super().__init__()
-        # Neighbours stay together, so that a chunk's URIs lie close and few ledger parts are asked.
+        # Neighbours stay together, so that a chunk's URIs lie in few parts of the file index.
         bounds = [len(units) * i // tasks for i in range(tasks + 1)]
         self._groups = [units[a:b] for a, b in pairwise(bounds) if a < b]
         self._chunk_files = chunk_files
@@ -301,7 +301,7 @@ def _encode_chunk(chunk: list[Entry]) -> pa.Table:
     return pa.table(arrays, names=LISTED.names)
 
 
-def _extract_batch(batch: pa.Table, job: Job) -> pa.Table:
+def _extract_batch(batch: pa.Table, job: HarvestJob) -> pa.Table:
     results: list[tuple[Any, ...]] = []
     for n in range(batch.num_rows):
         listed = pa.table({name: batch[name][n].values for name in Entry._fields}, LISTED)
@@ -328,16 +328,16 @@ def _count_listers() -> int:
     return max(1, -(-cpus // CPUS_PER_LISTER))
 
 
-def _results(units: list[Unit], job: Job, chunk_files: int) -> Iterator[Result]:
-    """Run the pipeline; results come as chunks finish, in any order."""
+def _results(units: list[Unit], job: HarvestJob, chunk_files: int) -> Iterator[ChunkResult]:
+    """Run the pipeline; yields the results of chunks as they finish, in any order."""
     tasks = min(len(units), _count_listers())
     context = DataContext.get_current()
     before = context.target_max_block_size
-    # A chunk is a row and must stay a block of its own: blocks are what tasks are made of.
+    # One block per row, because Ray makes tasks of blocks and each chunk needs its own.
     context.target_max_block_size = 1
     try:
         dataset = ray.data.read_datasource(
-            _Listing(units, chunk_files, tasks), override_num_blocks=tasks, num_cpus=LIST_CPUS
+            _ListingSource(units, chunk_files, tasks), override_num_blocks=tasks, num_cpus=LIST_CPUS
         ).map_batches(
             _extract_batch,
             batch_size=None,
@@ -352,7 +352,7 @@ def _results(units: list[Unit], job: Job, chunk_files: int) -> Iterator[Result]:
                 parts, counts, error = json.loads(row["result"])
                 if error:
                     raise getattr(errors, error[0], RadnetLakeError)(*error[1:])
-                yield Result([decode_part(p) for p in parts], counts)
+                yield ChunkResult([decode_part(p) for p in parts], counts)
     except ray.exceptions.RayError as error:
         raise _own_error(error) or error from None
     finally:

@@ -1,11 +1,11 @@
-"""The report of a harvest: its sums come in, lines for a person go out."""
+"""Takes the sums of a harvest, gives its report as text."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class HarvestReport:
-    """What a harvest did: its sums, and what its second pass for new words read again."""
+    """Sums of a harvest, with what its second pass read again for words new in the vocabulary."""
 
     lake: str
     run_id: str
@@ -16,7 +16,7 @@ class HarvestReport:
     seconds: float
 
     def __str__(self) -> str:
-        """The sums that must match, the rejects by reason, what to type next."""
+        """Report -> lines: sums, rejects by reason, the next command."""
         s = self.sums
         rate = s["files_listed"] / self.seconds if self.seconds else 0
         archives = f", {s['archives']} of them archives" if s["archives"] else ""

@@ -1,6 +1,6 @@
-"""A chunk of listed files -> rows in new Parquet parts, and the sums. What one worker does; no Ray.
+"""Takes one chunk of listed files, writes their rows as parts, gives parts and sums; without Ray.
 
-Every file ends as an instance row, a reject row with its reason, or already known.
+Every file becomes instance rows or a reject row with its reason, or is known already.
 """
 
 import datetime
@@ -25,7 +25,7 @@ from radnet_lake.dicom.header import Header, Read, Reject, read_header
 from radnet_lake.dicom.header_json import make_json
 from radnet_lake.dicom.instances import Row, frame_rows, read_identifiers
 from radnet_lake.errors import StoreError
-from radnet_lake.harvest.file_index import Ledger, find_known
+from radnet_lake.harvest.file_index import FileIndex, compare_listing
 from radnet_lake.lake.log import Lake, Part, open_lake, partition_name, utc_now
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 from radnet_lake.privacy.free_text import load_vocabulary
@@ -40,16 +40,16 @@ from radnet_lake.storage.sources import (
 )
 
 FLUSH_ROWS = 50_000
-"""Rows that a worker holds before it writes them: one multi-frame object can have 100,000."""
-FIRST_READ_LOCAL, FIRST_READ_S3, FIRST_READ_MOST = 8 << 10, 32 << 10, 256 << 10
-"""Bytes of the first read: at least these, at most the last; between, what the last header took."""
-MANY_REFUSED = 20
-"""So many objects of a chunk, and all refused, are a missing permission, not odd objects."""
+"""Rows in memory before they are written; one multi-frame object can have 40,000."""
+FIRST_READ_LOCAL, FIRST_READ_S3, MAX_FIRST_READ = 8 << 10, 32 << 10, 256 << 10
+"""Bytes of the first read: the length of the last header, within these bounds."""
+MIN_REFUSED = 20
+"""If all objects of a chunk are refused and at least so many, a permission is missing."""
 DEFAULT_COLLECTION = "default"
 
 
-class Job(NamedTuple):
-    """What every worker of a run must know. `phi` is keep or pseudonymise."""
+class HarvestJob(NamedTuple):
+    """Settings of a run for every worker. phi: keep or pseudonymise."""
 
     lake: str
     run_id: str
@@ -57,11 +57,11 @@ class Job(NamedTuple):
     collection_from: str
     phi: str
     prune: bool
-    ledger: Ledger
+    file_index: FileIndex
 
 
-class Result(NamedTuple):
-    """What came of a chunk: the parts it wrote and its sums; both go to the driver."""
+class ChunkResult(NamedTuple):
+    """Parts that were written for a chunk, and its sums, for the driver."""
 
     parts: list[Part]
     counts: dict[str, int]
@@ -74,32 +74,30 @@ def _open_writer(uri: str) -> Lake:
 
 @lru_cache(maxsize=2)
 def _open_deidentifier(approved: frozenset[str]) -> Deidentifier:
-    """Words that were let through are sealed in the lake: only a holder of the key reads them."""
+    """Encrypted words of the lake -> deidentifier with these words in its vocabulary."""
     plain = Deidentifier(load_key(), frozenset())
     words = {plain.decrypt_word(word) for word in approved}
     return Deidentifier(load_key(), load_vocabulary() | words)
 
 
-def extract_chunk(job: Job, listed: pa.Table) -> Result:
-    """Read the headers of these files and write their rows as new parts of the lake.
+def extract_chunk(job: HarvestJob, listed: pa.Table) -> ChunkResult:
+    """Listed files -> their rows, written as new parts of the lake.
 
-    listed: the columns of store.Entry.
-
-    Raises StoreError where a store stops to answer: the chunk's files are then read again by the
-    next run, for no commit names its parts.
+    listed: the columns of sources.Entry. Raises StoreError where a store stops answering; the next
+    run then reads the chunk's files again, because its parts are not committed.
     """
-    # Thousands of rows live until they are written: the collector would walk them again and again.
+    # Off, because the collector would scan the thousands of rows in memory again and again.
     gc.disable()
     try:
-        return _Chunk(job).run(listed)
+        return _ChunkReader(job).run(listed)
     finally:
         gc.enable()
 
 
-class _Chunk:
-    """Rows of one chunk until they are written."""
+class _ChunkReader:
+    """Reads the files of one chunk and holds their rows until they are written."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: HarvestJob) -> None:
         self.job = job
         self.lake = _open_writer(job.lake)
         self.stamp = utc_now()
@@ -112,23 +110,23 @@ class _Chunk:
         self.archive_uri: str | None = None
         self.last_header = 0
         self.deidentifier = (
-            _open_deidentifier(job.ledger.approved) if job.phi == "pseudonymise" else None
+            _open_deidentifier(job.file_index.approved) if job.phi == "pseudonymise" else None
         )
 
-    def run(self, listed: pa.Table) -> Result:
-        """Split known from new, read the new, write all."""
-        changes = (self.seal, self.unseal, self.shift) if self.deidentifier else (None, None, None)
-        known = find_known(self.job.ledger, listed, *changes)
+    def run(self, listed: pa.Table) -> ChunkResult:
+        """Compare listed files with the index, read the new ones, write all rows."""
+        forms = (self.encrypt, self.decrypt, self.shift) if self.deidentifier else (None,) * 3
+        diff = compare_listing(self.job.file_index, listed, *forms)
         self.counts["files_listed"] += listed.num_rows
         self.counts["bytes_listed"] += pc.sum(listed["size_bytes"]).as_py() or 0
-        self.counts["known"] += known.objects
-        self.counts["objects_seen"] += known.objects
-        self.counts["archives"] += known.archives
-        self.counts["superseded"] += len(known.removed)
-        for uri, stamp in known.removed:
+        self.counts["known"] += diff.objects
+        self.counts["objects_seen"] += diff.objects
+        self.counts["archives"] += diff.archives
+        self.counts["superseded"] += len(diff.removed)
+        for uri, stamp in diff.removed:
             self.add("removals", uri, {"removed_harvested_at": stamp, "reason": "changed"})
         readable = []
-        for entry in known.pending:
+        for entry in diff.pending:
             if entry.reject_reason:
                 self.read_entry(entry, Reject(entry.reject_reason, "seen when listing"))
             else:
@@ -137,50 +135,50 @@ class _Chunk:
         for entry, head in read_heads(readable, self.next_read):
             refused += isinstance(head, ReadFailure) and head.reason == "unreadable"
             self.read_entry(entry, head)
-        if refused == len(readable) >= MANY_REFUSED and readable[0].uri.startswith("s3://"):
+        if refused == len(readable) >= MIN_REFUSED and readable[0].uri.startswith("s3://"):
             remedy = "allow s3:GetObject, then run again"
             bucket = readable[0].uri.split("/")[2]
-            raise StoreError("objects are listed, but none may be read", f"s3://{bucket}", remedy)
+            raise StoreError("objects are listed, but reading is denied", f"s3://{bucket}", remedy)
         self.flush()
         if self.job.prune:
             self.parts.append(self.note_listed(listed["uri"].to_pylist()))
-        return Result(self.parts, dict(self.counts))
+        return ChunkResult(self.parts, dict(self.counts))
 
     def note_listed(self, uris: list[str]) -> Part:
-        """A file with the URIs of this chunk, from which the driver finds what has vanished."""
+        """Write the URIs of this chunk to a file, with which the driver finds vanished files."""
         sink = pa.BufferOutputStream()
-        pq.write_table(pa.table({"uri": [self.seal(uri) for uri in uris]}), sink)
+        pq.write_table(pa.table({"uri": [self.encrypt(uri) for uri in uris]}), sink)
         stamp = time.time_ns() // 1000
         name = f"_lake/listed/{self.job.run_id}-{stamp:014x}-{uuid.uuid4().hex[:8]}.parquet"
         self.lake.folder.write(name, sink.getvalue().to_pybytes())
         return Part("listed", name, len(uris), 0)
 
-    def seal(self, uri: str) -> str:
+    def encrypt(self, uri: str) -> str:
         return self.deidentifier.encrypt_uri(uri) if self.deidentifier else uri
 
-    def unseal(self, uri: str) -> str:
+    def decrypt(self, uri: str) -> str:
         return self.deidentifier.decrypt_uri(uri) if self.deidentifier else uri
 
     def shift(self, microseconds: int) -> int:
-        """A file is often as old as the scan: its time of change is no more open than the date."""
+        """Modification time -> its stored form, because a file is often as old as the scan."""
         return self.deidentifier.shift_modified(microseconds) if self.deidentifier else microseconds
 
     def file_facts(self, size: int, modified: int | None, etag: str | None) -> Row:
-        """Size, time of change and content tag of a file or member, as the lake has them."""
+        """Size, modification time and content tag of a file or member -> columns of the lake."""
         when = None if modified is None else _to_datetime(self.shift(modified))
         known_size = size if 0 <= size < 1 << 63 else None
         return {"size_bytes": known_size, "modified": when, "etag": etag}
 
     def next_read(self) -> int:
-        """The next file's header is most likely as long as the last one's."""
+        """Bytes of the next first read: neighbouring files have headers of similar length."""
         floor = FIRST_READ_S3 if self.first_is_remote else FIRST_READ_LOCAL
         step = headers.READ_STEP
-        return min(max(floor, (self.last_header // step + 1) * step), FIRST_READ_MOST)
+        return min(max(floor, (self.last_header // step + 1) * step), MAX_FIRST_READ)
 
     first_is_remote = False
 
     def add(self, table: str, uri: str, row: Row) -> None:
-        """Keep a row, with where it comes from, until the next flush."""
+        """Hold a row, with its origin, until the next flush."""
         row["uri"], row["harvested_at"] = uri, self.stamp
         row["run_id"], row["collection"] = self.job.run_id, self.collection
         row["archive_uri"] = self.archive_uri
@@ -194,7 +192,7 @@ class _Chunk:
         return self.job.collection or DEFAULT_COLLECTION
 
     def read_entry(self, entry: Entry, head: bytes | ReadFailure | Reject) -> None:
-        """One listed file: an object, or an archive of objects."""
+        """Read one listed file: an object, or an archive of objects."""
         self.collection = self.name_collection(entry.uri)
         self.first_is_remote = entry.uri.startswith("s3://")
         listed = self.file_facts(entry.size_bytes, entry.modified, entry.etag)
@@ -202,7 +200,7 @@ class _Chunk:
         before = (self.counts["instances"], self.counts["rejects"])
         file: Row = {**listed, "is_archive": False, "is_final": True, "withheld": []}
         if not isinstance(head, bytes):
-            self.reject(self.seal(entry.uri), facts, head.reason, head.detail)
+            self.reject(self.encrypt(entry.uri), facts, head.reason, head.detail)
             file["is_final"] = head.reason not in ("vanished", "unreadable")
         else:
             kind = archive_kind(head)
@@ -217,14 +215,14 @@ class _Chunk:
         self.counts["objects_seen"] += file["n_objects"]
         self.counts["archives"] += file["is_archive"]
         file["withheld"] = sorted(set(file["withheld"])) or None
-        self.add("files", self.seal(entry.uri), file | {"plain_uri": entry.uri})
+        self.add("files", self.encrypt(entry.uri), file | {"plain_uri": entry.uri})
         if self.held >= FLUSH_ROWS:
             self.flush()
 
     def read_archive(self, entry: Entry, kind: str, facts: Row, file: Row) -> None:
-        """Each member is an object of its own; the archive itself only if it has a trouble."""
+        """Read each member as an object of its own; the archive itself only on an error."""
         file["is_archive"] = True
-        self.archive_uri = self.seal(entry.uri)
+        self.archive_uri = self.encrypt(entry.uri)
         name = PurePosixPath(entry.uri).name
         try:
             with open_file(entry.uri) as stream:
@@ -234,29 +232,29 @@ class _Chunk:
                     size = member.size_bytes if member.path else entry.size_bytes
                     own = self.file_facts(size, stamp, facts["etag"])
                     if member.error:
-                        self.reject(self.seal(uri), own, *member.error)
+                        self.reject(self.encrypt(uri), own, *member.error)
                         continue
                     self.read_member(uri, own, member.read, file)
                     if self.held >= FLUSH_ROWS:
                         self.flush()
         except OSError as error:
-            trouble = classify_os_error(error)
-            self.reject(self.seal(entry.uri), facts, trouble.reason, trouble.detail)
+            failure = classify_os_error(error)
+            self.reject(self.encrypt(entry.uri), facts, failure.reason, failure.detail)
             file["is_final"] = False
 
     def read_member(
         self, uri: str, facts: Row, read_next: Callable[[int], bytes], file: Row
     ) -> None:
-        """A member's bytes come in order, never twice; what is stepped over is read as well."""
+        """Read a member, whose bytes come once and in order, so that skipped ones are read too."""
         done = 0
 
         def read(offset: int, length: int) -> bytes:
             nonlocal done
             while done < offset:
-                passed = read_next(min(offset - done, 1 << 20))
-                if not passed:
+                skipped = read_next(min(offset - done, 1 << 20))
+                if not skipped:
                     return b""
-                done += len(passed)
+                done += len(skipped)
             data = read_next(length)
             done += len(data)
             return data
@@ -264,12 +262,12 @@ class _Chunk:
         try:
             head = read(0, FIRST_READ_LOCAL)
             self.read_object(uri, facts, read, head, file)
-        except ArchiveError as trouble:
-            self.reject(self.seal(uri), facts, trouble.reason, trouble.detail)
+        except ArchiveError as error:
+            self.reject(self.encrypt(uri), facts, error.reason, error.detail)
 
     def read_object(self, uri: str, facts: Row, read: Read, head: bytes, file: Row) -> None:
-        """One DICOM object, or what turns out to be none."""
-        stored = self.seal(uri)
+        """Read one object -> instance rows, or a reject row."""
+        stored = self.encrypt(uri)
         if archive_kind(head) == "unsupported":
             self.reject(stored, facts, "archive_unsupported", "by its first bytes")
             return
@@ -277,12 +275,12 @@ class _Chunk:
             header = read_header(read, facts["size_bytes"], head)
             rows = header if isinstance(header, Reject) else frame_rows(header)
         except OSError as error:
-            trouble = classify_os_error(error)
-            self.reject(stored, facts, trouble.reason, trouble.detail)
+            failure = classify_os_error(error)
+            self.reject(stored, facts, failure.reason, failure.detail)
             file["is_final"] = False
             return
         except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-            # No file may end a run over millions: what no test foresaw is a reject, with its kind.
+            # A reject with the type of the error, because one file must not end a whole run.
             self.reject(stored, facts, "header_unparseable", type(error).__name__)
             return
         if isinstance(rows, Reject) or isinstance(header, Reject):
@@ -293,13 +291,13 @@ class _Chunk:
         try:
             self.add_instance(stored, facts, header, rows, file)
         except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
-            # As above: nothing of it was added to `instances`, for rows are cleaned first.
+            # As above; nothing was added to `instances`, because rows are cleaned before.
             self.reject(stored, facts, "header_unparseable", type(error).__name__)
 
     def add_instance(
         self, stored: str, facts: Row, header: Header, rows: list[Row], file: Row
     ) -> None:
-        """Rows without identity, and the whole header if the series has none in this chunk."""
+        """Add rows without identity, and the whole header at the first object of its series."""
         first = rows[0]
         series = (first.get("StudyInstanceUID") or "", first.get("SeriesInstanceUID") or "")
         identifiers = read_identifiers(header) if self.deidentifier else []
@@ -320,7 +318,7 @@ class _Chunk:
     def add_header(
         self, stored: str, header: Header, first: Row, identifiers: Sequence[str]
     ) -> None:
-        """One row of series_headers; its UIDs are cleaned as those of the instance rows are."""
+        """Add one row of series_headers; its UIDs are treated as in the instance rows."""
         found, omitted = make_json(header)
         ids = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "Modality")
         row = {name: first.get(name) for name in ids}
@@ -338,7 +336,7 @@ class _Chunk:
         self.counts["rejects"] += 1
 
     def flush(self) -> None:
-        """Write what is held: instances one part per partition, sorted by series."""
+        """Write the held rows: instances as one part per partition, sorted by series."""
         groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.rows.pop("instances", []):
             where = partition_name(row["collection"], row.get("Modality") or "")
@@ -358,7 +356,7 @@ class _Chunk:
                 rows.sort(key=lambda r: r["plain_uri"])
                 bounds = ((rows[0]["uri"], rows[-1]["uri"]),)
             elif table == "removals":
-                rows.sort(key=lambda r: self.unseal(r["uri"]))
+                rows.sort(key=lambda r: self.decrypt(r["uri"]))
                 bounds = ((rows[0]["uri"], rows[-1]["uri"]),)
             name = f"{where}/{self.job.run_id}" if where else self.job.run_id
             self.parts.append(self.lake.write_part(table, to_table(rows, table), name, bounds))
@@ -375,9 +373,9 @@ def _series_order(row: Row) -> tuple[Any, ...]:
 
 
 def to_table(rows: list[Row], table: str) -> pa.Table:
-    """Rows as dicts -> an Arrow table of the lake's schema; a missing key is NULL."""
+    """Rows as dicts -> Arrow table of the lake's schema; a missing key is NULL."""
     fields = schema.TABLES[table]
-    # Of 165 columns a scanner fills about 70: the others need no look at the rows.
+    # About 70 of 165 columns are filled; the others are NULL without a pass over the rows.
     filled = set().union(*rows)
     columns = [
         pa.array([row.get(f.name) for row in rows], f.type)
@@ -392,5 +390,5 @@ def _to_datetime(microseconds: int) -> datetime.datetime | None:
     try:
         return datetime.datetime(1970, 1, 1) + datetime.timedelta(microseconds=microseconds)
     except OverflowError:
-        # Disks and tar files can hold a year past 9999; such a file is read again each time.
+        # Disks and tar files can hold a year past 9999; such a file is read at each harvest.
         return None

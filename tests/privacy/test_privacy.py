@@ -10,8 +10,8 @@ from pydicom import Dataset, dcmwrite
 from pydicom.datadict import DicomDictionary
 from pydicom.uid import generate_uid
 
-from radnet_lake.harvest.file_index import Ledger, to_listed
-from radnet_lake.harvest.worker import Job, extract_chunk
+from radnet_lake.harvest.file_index import FileIndex, to_listed
+from radnet_lake.harvest.worker import HarvestJob, extract_chunk
 from radnet_lake.lake.log import create_lake
 from radnet_lake.privacy.deidentifier import Deidentifier
 from radnet_lake.storage.sources import Entry, list_unit, list_units
@@ -79,8 +79,8 @@ def test_no_planted_name_number_or_date_reaches_the_lake(
     entries = write_planted(tmp_path / "archive")
     uri = str(tmp_path / "lake")
     create_lake(uri, "pseudonymise", Deidentifier(KEY, frozenset()).key_id)
-    ledger = Ledger(uri, (), (), frozenset())
-    job = Job(uri, "run", "default", "", "pseudonymise", False, ledger)
+    file_index = FileIndex(uri, (), (), frozenset())
+    job = HarvestJob(uri, "run", "default", "", "pseudonymise", False, file_index)
     result = extract_chunk(job, to_listed(entries))
     assert result.counts["instances"] == 12
     assert result.counts["rejects"] == 2
