@@ -28,7 +28,7 @@ import pydicom.data
 
 from radnet_lake import schema
 from radnet_lake.dicom.header import Header, read_header
-from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.harvest.file_index import FileIndex, to_listed
 from radnet_lake.harvest.harvest import HarvestConfig, harvest
 from radnet_lake.harvest.worker import HarvestJob, extract_chunk, to_table
@@ -90,7 +90,7 @@ def extract_rows(files: list[str]) -> int:
         os.close(descriptor)
         header = read_header(partial(read_range, path), size, head)
         assert isinstance(header, Header)
-        found = frame_rows(header)
+        found = make_frame_rows(header)
         assert isinstance(found, list)
         rows += found
         if len(rows) >= 1000:

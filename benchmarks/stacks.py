@@ -17,7 +17,7 @@ from pydicom.pixels.encoders import RLELosslessEncoder
 from pydicom.uid import UID
 
 from radnet_lake.dicom.header import Header, read_header
-from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.phantom.headers import build_header, describe_grid, find_padding, quantise_frame
 from radnet_lake.phantom.phantom import PhantomConfig, plan_patient, render_series
 from radnet_lake.phantom.plan import Series
@@ -185,7 +185,7 @@ def read_frames(folder: Path) -> list[Frame]:
         size, read = path.stat().st_size, partial(read_range, str(path))
         header = read_header(read, size, read(0, 8192))
         assert isinstance(header, Header)
-        for row in frame_rows(header):
+        for row in make_frame_rows(header):
             known = {name: row.get(name) for name in FRAME_COLUMNS}
             frames.append(Frame(**known | {"uri": str(path), "size_bytes": size}))
     return frames

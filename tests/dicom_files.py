@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from radnet_lake import schema
 from radnet_lake.dicom import scan
 from radnet_lake.dicom.header import Header, Reject, read_header
-from radnet_lake.dicom.instances import Row, frame_rows
+from radnet_lake.dicom.instances import Row, make_frame_rows
 
 Data = bytes
 FIRST = 4096
@@ -29,7 +29,7 @@ def open_data(data: Data, first: int = FIRST, size: int | None = -1) -> Header |
 def read_rows(data: Data, first: int = FIRST) -> list[Row]:
     header = open_data(data, first)
     assert isinstance(header, Header), header
-    rows = frame_rows(header)
+    rows = make_frame_rows(header)
     assert isinstance(rows, list), rows
     return rows
 

@@ -12,7 +12,7 @@ from dicom_files import make_dataset, open_data, write
 from pydicom import uid as uids
 
 from radnet_lake.dicom.header import Header
-from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.errors import VolumeError
 from radnet_lake.schema import VOLUME_REASONS
 from radnet_lake.volume.frame import FRAME_COLUMNS, Frame, Stored
@@ -78,7 +78,7 @@ def frames_of(data: bytes, uri: str, **others: Any) -> list[Frame]:
     """The rows that a harvest makes of a file."""
     header = open_data(data)
     assert isinstance(header, Header), header
-    rows = frame_rows(header)
+    rows = make_frame_rows(header)
     assert isinstance(rows, list)
     facts = {"uri": uri, "size_bytes": len(data)} | others
     return [Frame(**{k: (row | facts).get(k) for k in FRAME_COLUMNS}) for row in rows]

@@ -1,8 +1,7 @@
-"""The bytes of one DICOM file -> its header, or the reason why there is none.
+"""Takes the bytes of one DICOM file, gives its header or a reject.
 
-The own scanner (`scan`) reads what is ordinary; pydicom reads what is not, and is the oracle in the
-tests. Neither decodes pixels. Nothing here touches a disk or a network: bytes come through a
-`Read`.
+scan.py reads common encodings; pydicom reads the others, and is the oracle in the tests. Neither
+decodes pixels. All bytes come through a `Read`, so nothing here opens a file or a connection.
 """
 
 import io
@@ -16,24 +15,24 @@ import pydicom
 from radnet_lake import schema
 from radnet_lake.dicom import scan, values
 from radnet_lake.dicom.pydicom_reader import END_OF_FILE, read_dataset
-from radnet_lake.dicom.scan import Found, NeedMore, Odd, Wanted, make_key
+from radnet_lake.dicom.scan import Elements, NeedMore, Unsupported, Wanted, make_key
 
 MAX_HEADER_BYTES = 64 << 20
-"""Longest header that is read: 10,000 frames of enhanced MR take about 20 MB."""
+"""Longest header that is read; 10,000 frames of enhanced MR take about 20 MB."""
 MAX_FRAMES = 40_000
-"""Most frames of one object: as many as a header of MAX_HEADER_BYTES can really describe."""
+"""Most frames of one object, because a header of MAX_HEADER_BYTES cannot describe more."""
 SKIP_BYTES = 64 << 10
-"""A value that reaches this far past what was read is stepped over, if nobody looks at it."""
+"""A value that extends this far beyond the bytes read is skipped if it is not needed."""
 READ_STEP = 4096
-"""Reads end at whole disk pages, and go at most a page, or half of what was read before, past what
-is known to be header."""
+"""Reads end at a multiple of this, and exceed the known header by at most this, or by half of the
+bytes read before."""
 
 Read = Callable[[int, int], bytes]
 """(offset, length) -> bytes of the file, fewer only at its end."""
 
 
 class Reject(NamedTuple):
-    """Why a file gives no row: a key of schema.REJECT_REASONS, and detail without header text."""
+    """Why a file gives no row: a key of schema.REJECT_REASONS, and a detail without header text."""
 
     reason: str
     detail: str
@@ -41,10 +40,10 @@ class Reject(NamedTuple):
 
 @dataclass(slots=True)
 class Header:
-    """One parsed header: its data set begins at `data[start]`, `found` is what the scan took of it.
+    """One parsed header: its data set begins at `data[start]`, `found` holds its wanted elements.
 
-    dataset: pydicom's, where that had to read it. order: '<' or '>' of binary values. encodings:
-    Python's names for SpecificCharacterSet. header_bytes: up to the pixel data, inflated.
+    dataset: by pydicom, where the scanner declined the file. order: '<' or '>' of binary values.
+    encodings: Python's, for SpecificCharacterSet. header_bytes: up to the pixel data, inflated.
     """
 
     data: bytes = b""
@@ -52,7 +51,7 @@ class Header:
     syntax: str = ""
     explicit: bool = True
     order: str = "<"
-    found: Found = field(default_factory=Found)
+    found: Elements = field(default_factory=Elements)
     media_storage_class: str = ""
     media_storage_instance: str = ""
     flags: list[str] = field(default_factory=list)
@@ -66,13 +65,13 @@ IMPLICIT_LITTLE, EXPLICIT_LITTLE = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1"
 DEFLATED, BIG_ENDIAN = "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 _GE_IMPLICIT = "1.2.840.113619.5.2"  # implicit little endian header, big endian pixels
 _STANDARD_CLASS = "1.2.840.10008."
-_PYDICOM_CHUNK = 8192  # what pydicom reads when it searches for a delimiter
+_PYDICOM_CHUNK = 8192  # bytes that pydicom reads when it searches for a delimiter
 
 IDENTIFIERS: tuple[int, ...] = (
     0x00100010, 0x00100020, 0x00101000, 0x00101001, 0x00101005, 0x00101060, 0x00100030,
     0x00080050, 0x00080090, 0x00081048, 0x00081050, 0x00081060, 0x00081070, 0x00321032,
 )  # fmt: skip
-"""Patient's, physicians' and operators' names and numbers: read only to take them out of texts."""
+"""Names and numbers of patient, physicians and operators: read only to remove them from texts."""
 MODALITY_LUT = make_key(0x00283000)
 SHARED, PER_FRAME = make_key(0x52009229), make_key(0x52009230)
 CODE_KEYS = {make_key(t): n for t, n in ((0x00080100, "CodeValue"), (0x00080119, "CodeValue"),
@@ -110,16 +109,16 @@ _META_FIELDS = {
 }
 
 
-class _Unreadable(Exception):
-    """There is no header here, for this reason."""
+class _HeaderError(Exception):
+    """The header cannot be read; holds the reject."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
         self.reject = Reject(reason, detail)
 
 
-class _Source(io.RawIOBase):
-    """A file's bytes up to a growing point; as a file object it is what pydicom reads from."""
+class _HeaderBuffer(io.RawIOBase):
+    """The first bytes of a file, read further on demand; also a file object for pydicom."""
 
     name = END_OF_FILE
 
@@ -129,12 +128,12 @@ class _Source(io.RawIOBase):
         self._n_read = len(first)
         self._position, self.ended = 0, False
         self.is_short, self._searched = False, False
-        self.trouble: Exception | None = None
+        self.error: Exception | None = None
 
     def reach(self, offset: int) -> bool:
-        """Read on until `data` reaches `offset`; False where the file ends before.
+        """Read until `data` has `offset` bytes; False where the file ends before.
 
-        Raises _Unreadable where the offset is past the bound.
+        Raises _HeaderError for an offset beyond MAX_HEADER_BYTES.
         """
         length = len(self.data)
         if offset <= length:
@@ -142,14 +141,14 @@ class _Source(io.RawIOBase):
         if self._size is not None and offset > self._size:
             return False
         if offset > MAX_HEADER_BYTES:
-            self.trouble = _Unreadable("header_too_long", f"over {MAX_HEADER_BYTES} bytes")
-            raise self.trouble
+            self.error = _HeaderError("header_too_long", f"over {MAX_HEADER_BYTES} bytes")
+            raise self.error
         goal = max(offset, length + self._n_read // 2)
         goal = min((goal + READ_STEP - 1) // READ_STEP * READ_STEP, MAX_HEADER_BYTES)
         try:
             further = b"" if self.ended else self._read(length, goal - length)
-        except Exception as trouble:  # kept, for pydicom turns it into one of its own
-            self.trouble = trouble
+        except Exception as error:  # kept, because pydicom replaces it by one of its own
+            self.error = error
             raise
         self.data += further
         self._n_read += len(further)
@@ -157,9 +156,9 @@ class _Source(io.RawIOBase):
         return offset <= len(self.data)
 
     def skip(self, offset: int) -> bool:
-        """Go on behind a long value that nobody looks at; False where it ends the header.
+        """Skip a long value that is not needed; False where it ends the header.
 
-        Zeros stand in its place: they cost no reading, and offsets stay those of the file.
+        Zeros replace it in `data`, so that nothing is read and offsets stay those of the file.
         """
         if offset - len(self.data) < SKIP_BYTES or not self._can_skip:
             self.need(offset)
@@ -180,7 +179,7 @@ class _Source(io.RawIOBase):
         """As `reach`, but the end of the file is an error."""
         if not self.reach(offset):
             detail = f"{len(self.data)} bytes, the next element needs {offset}"
-            raise _Unreadable("header_truncated", detail)
+            raise _HeaderError("header_truncated", detail)
 
     def seekable(self) -> bool:
         return True
@@ -199,15 +198,15 @@ class _Source(io.RawIOBase):
 
     def read(self, size: int = -1) -> bytes:
         if size < 0:
-            # pydicom would inflate all of a file in memory; `_open_deflated` does it within bounds.
+            # Refused, because pydicom would inflate the whole file; `_open_deflated` has bounds.
             _give_up("a deflated data set after an odd file meta group")
         goal = self._position + size
         if not self.reach(goal):
-            # Up to where the file ends, for `reach` reads nothing when it knows the size.
+            # Up to the end of the file, because `reach` reads nothing for an offset beyond it.
             self.reach(min(goal, self._size or goal))
         part = self.data[self._position : goal]
-        # pydicom takes a value that the file cuts short. A head, or a search for a delimiter, may
-        # meet the end in good order.
+        # pydicom accepts a truncated value. An element's head, or a search for a delimiter, may end
+        # with the file without damage.
         searching = size == _PYDICOM_CHUNK
         if len(part) < size and not (searching or self._searched) and (part or size > 8):
             self.is_short = True
@@ -217,14 +216,14 @@ class _Source(io.RawIOBase):
 
 
 def read_header(read: Read, size: int | None, first: bytes) -> Header | Reject:
-    """The header of a file, or why it has none.
+    """First bytes of a file -> its header, or a reject.
 
-    read: gives further bytes. size: of the file, None if unknown (a gzip member). first: its first
-    bytes. Reads no further than the header, in steps, and at most MAX_HEADER_BYTES.
+    read: gives further bytes. size: of the file, None if unknown (a gzip member). Reads no further
+    than the header, in steps, and at most MAX_HEADER_BYTES.
     """
     if not first:
         return Reject("empty_file", "0 bytes")
-    source = _Source(read, size, first)
+    source = _HeaderBuffer(read, size, first)
     header = Header(size_bytes=size or 0)
     try:
         try:
@@ -233,21 +232,21 @@ def read_header(read: Read, size: int | None, first: bytes) -> Header | Reject:
                 source = _open_deflated(source, header.start)
                 header.start = 0
             _scan(source, header)
-        except Odd as odd:
-            _read_by_pydicom(source, header, str(odd))
+        except Unsupported as declined:
+            _read_by_pydicom(source, header, str(declined))
         return _check(header)
-    except _Unreadable as trouble:
-        return trouble.reject
+    except _HeaderError as error:
+        return error.reject
     except zlib.error:
         return Reject("header_unparseable", "damaged deflate stream")
 
 
-def _open_header(source: _Source, header: Header) -> None:
-    """Find where the data set begins, and how it is encoded (PS3.10 7.1)."""
+def _open_header(source: _HeaderBuffer, header: Header) -> None:
+    """Set where the data set begins, and how it is encoded (PS3.10 7.1)."""
     source.reach(132)
     start = _find_start(source.data)
     if start is None:
-        raise _Unreadable("not_dicom", "no DICOM prefix and no data set")
+        raise _HeaderError("not_dicom", "no DICOM prefix and no data set")
     if start < 132:
         header.flags.append("no_preamble")
     header.start = _read_meta(source, start, header)
@@ -257,14 +256,14 @@ def _open_header(source: _Source, header: Header) -> None:
     if not header.syntax:
         header.syntax = _guess_syntax(head)
     if header.syntax == BIG_ENDIAN:
-        raise Odd("big endian")
+        raise Unsupported("big endian")
     header.explicit = header.syntax not in (IMPLICIT_LITTLE, _GE_IMPLICIT)
     if not header.explicit and (head[4:6] in scan.SHORT_VRS or head[4:6] in scan.LONG_VRS):
-        raise Odd("explicit VR where implicit is declared")
+        raise Unsupported("explicit VR where implicit is declared")
 
 
 def _find_start(data: bytes) -> int | None:
-    """Where the file meta group begins, or a data set without one."""
+    """Data -> offset of the file meta group, or of a data set without one; None for no DICOM."""
     if data[128:132] == b"DICM":
         return 132
     if data[:4] == b"DICM":
@@ -277,8 +276,8 @@ def _find_start(data: bytes) -> int | None:
     return None
 
 
-def _read_meta(source: _Source, position: int, header: Header) -> int:
-    """Read the file meta group, and say where it ends."""
+def _read_meta(source: _HeaderBuffer, position: int, header: Header) -> int:
+    """Read the file meta group into `header`; returns the offset of its end."""
     while True:
         if position + 6 > len(source.data):
             source.reach(position + 6)
@@ -306,10 +305,10 @@ def _guess_syntax(head: bytes) -> str:
     return IMPLICIT_LITTLE
 
 
-def _open_deflated(source: _Source, start: int) -> _Source:
-    """The deflated data set from `start` on as a source of plain bytes (PS3.5 A.5).
+def _open_deflated(source: _HeaderBuffer, start: int) -> _HeaderBuffer:
+    """Deflated data set from `start` on -> buffer of its inflated bytes (PS3.5 A.5).
 
-    Inflates only what is asked for, so that a bomb costs no more than MAX_HEADER_BYTES.
+    Inflates only requested bytes, so that a bomb costs no more than MAX_HEADER_BYTES.
     """
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     pending = source.data[start:]
@@ -328,30 +327,30 @@ def _open_deflated(source: _Source, start: int) -> _Source:
             pending = inflater.unconsumed_tail
         return bytes(plain)
 
-    return _Source(inflate, None, b"", can_skip=False)
+    return _HeaderBuffer(inflate, None, b"", can_skip=False)
 
 
-def _scan(source: _Source, header: Header) -> None:
-    header.found = found = Found(header.start)
+def _scan(source: _HeaderBuffer, header: Header) -> None:
+    header.found = found = Elements(header.start)
     while True:
         needed = len(source.data) + 1
         try:
             scan.scan_top(source.data, found, header.explicit, WANTED, _PRIVATE_DIGITS)
-            # The buffer may end between two elements: what follows is not known yet.
+            # Read on, because the buffer may end between two elements.
             if found.is_complete or not source.reach(needed):
                 break
         except NeedMore as more:
-            if not more.is_blind:
+            if not more.is_skippable:
                 source.need(more.offset)
             elif not source.skip(more.offset):
-                # An encapsulated document, or raw data: nothing that a header holds comes after.
+                # An encapsulated document or raw data, behind which no element of a header follows.
                 header.flags += ["cut_at_long_value"] if source.is_cut else []
                 break
     header.data, header.header_bytes = source.data, found.end
 
 
 def _check(header: Header) -> Header | Reject:
-    """What must hold of any data set that becomes a row."""
+    """Parsed header -> the header with its encodings, or a reject where it makes no row."""
     sop_class = _read_sop_class(header)
     if not sop_class:
         return Reject("no_sop_class", "neither in the data set nor in the file meta group")
@@ -376,21 +375,21 @@ def _read_sop_class(header: Header) -> str:
     return uid if isinstance(uid, str) else header.media_storage_class
 
 
-def _read_by_pydicom(source: _Source, header: Header, why: str) -> None:
-    """Fill `header` from pydicom's reading. Raises _Unreadable."""
+def _read_by_pydicom(source: _HeaderBuffer, header: Header, why: str) -> None:
+    """Fill `header` by pydicom. why: the scanner's reason. Raises _HeaderError."""
     header.flags.append("read_by_pydicom")
     source.seek(0)
     try:
         reading = read_dataset(source, header.syntax == DEFLATED, WANTED, PRIVATE)
-    except Exception as error:  # pydicom raises any kind on damaged input: its name is the detail
-        if source.trouble is not None:
-            raise source.trouble from None
+    except Exception as error:  # pydicom raises any type on damaged input: its name is the detail
+        if source.error is not None:
+            raise source.error from None
         _give_up(f"{why}; pydicom: {type(error).__name__}")
-    if source.is_short or reading.met_end:
-        raise _Unreadable("header_truncated", f"{why}; pydicom meets the end of the file")
+    if source.is_short or reading.is_truncated:
+        raise _HeaderError("header_truncated", f"{why}; pydicom meets the end of the file")
     header.dataset, header.header_bytes, header.data = reading.dataset, source.tell(), source.data
     header.explicit, header.order = reading.explicit, reading.order
-    header.found = Found(header.header_bytes, values=reading.values, private=reading.private)
+    header.found = Elements(header.header_bytes, values=reading.values, private=reading.private)
     if header.syntax != DEFLATED:
         header.syntax, header.media_storage_class, header.media_storage_instance = reading.meta
     if not header.syntax:
@@ -406,11 +405,11 @@ def _read_by_pydicom(source: _Source, header: Header, why: str) -> None:
 
 
 def _give_up(detail: str) -> NoReturn:
-    raise _Unreadable("header_unparseable", detail)
+    raise _HeaderError("header_unparseable", detail)
 
 
 def _find_pixels(header: Header, data: bytes) -> None:
-    """pydicom stops before the pixel data; read that element's head."""
+    """Read the head of the pixel data element, before which pydicom stops, into `header`."""
     here = data[header.header_bytes : header.header_bytes + 12]
     byteorder: Any = "little" if header.order == "<" else "big"
     group, element = (int.from_bytes(here[i : i + 2], byteorder) for i in (0, 2))

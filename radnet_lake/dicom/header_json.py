@@ -1,4 +1,4 @@
-"""A whole header in the DICOM JSON model (PS3.18 F.2), so that any tag can be asked for later."""
+"""Takes a header, gives all its elements in the DICOM JSON model (PS3.18 F.2)."""
 
 import io
 import json
@@ -13,13 +13,13 @@ from pydicom.filereader import read_dataset
 
 from radnet_lake.dicom import scan
 from radnet_lake.dicom.header import CHARSET, Header
-from radnet_lake.dicom.scan import BULK_VRS, UNDEFINED, NeedMore, Odd
+from radnet_lake.dicom.scan import BULK_VRS, UNDEFINED, NeedMore, Unsupported
 from radnet_lake.dicom.values import BINARY_FORMATS, decode_text, quiet_pydicom, read_encodings
 
 MAX_VALUE_BYTES = 64 << 10
-"""Longest value that is kept: only private blobs and lookup tables are longer."""
+"""Longest value that is stored; only binary private elements and lookup tables are longer."""
 MAX_SEQUENCE_BYTES = 8 << 20
-"""Longest sequence that is kept: about 4,000 frames of functional groups."""
+"""Longest sequence that is stored: about 4,000 frames of functional groups."""
 
 _PIXEL_GROUP = 0x7FE0
 _ONE_TEXT = frozenset({b"LT", b"ST", b"UT", b"UR"})
@@ -29,9 +29,9 @@ JsonHeader = dict[str, dict[str, Any]]
 
 
 def make_json(header: Header) -> tuple[JsonHeader, list[str]]:
-    """The header without pixels, {"GGGGEEEE": {"vr": ..., "Value": [...]}}, and tags left out.
+    """Header -> {"GGGGEEEE": {"vr": ..., "Value": [...]}} without pixels, and the omitted tags.
 
-    Left out are binary values and what is longer than the bounds above; their VR stays.
+    Omitted are binary values and those longer than the bounds above; their VR stays.
     """
     if header.dataset is not None:
         return _json_by_pydicom(header)
@@ -40,19 +40,19 @@ def make_json(header: Header) -> tuple[JsonHeader, list[str]]:
         found, _ = _read_level(
             header, header.start, header.found.end, header.explicit, omitted, header.encodings
         )
-    except (Odd, NeedMore, struct.error):
-        # The scanner steps over what this walk reads in full, so oddities show here first.
-        header.dataset = _read_again(header)
+    except (Unsupported, NeedMore, struct.error):
+        # Elements that the scanner skipped by their length are parsed here for the first time.
+        header.dataset = _read_by_pydicom(header)
         return _json_by_pydicom(header)
     return found, omitted
 
 
-def _read_again(header: Header) -> pydicom.Dataset:
+def _read_by_pydicom(header: Header) -> pydicom.Dataset:
     file = io.BytesIO(header.data[header.start : header.found.end])
     try:
         with quiet_pydicom():
             return read_dataset(file, not header.explicit, True)
-    except Exception:  # pydicom raises any kind on damaged input; an empty header is kept then
+    except Exception:  # pydicom raises any type on damaged input; then the header is empty
         return pydicom.Dataset()
 
 
@@ -69,7 +69,7 @@ def _read_level(
     creators: dict[tuple[int, int], str] = {}
     data = header.data
     if depth > scan.MAX_DEPTH:
-        raise Odd("sequences nested too deep")
+        raise Unsupported("sequences nested too deep")
     while finish is None or position < finish:
         key, written, begin, length = scan.read_element(data, position, explicit)
         if key == scan.ITEM_END and finish is None:
@@ -90,7 +90,7 @@ def _read_level(
             continue
         position = begin + length
         if element == 0:
-            continue  # group lengths say nothing
+            continue  # group lengths are redundant
         found[tag] = {"vr": vr.decode("ascii")}
         if vr in BULK_VRS or length >= MAX_VALUE_BYTES:
             if length:
@@ -106,7 +106,7 @@ def _read_level(
         if parts := _read_values(raw, vr, encodings):
             found[tag]["Value"] = parts
     if position != finish:
-        raise Odd("element longer than its item")
+        raise Unsupported("element longer than its item")
     return found, position
 
 
@@ -126,14 +126,14 @@ def _read_items(
         if key == scan.SEQUENCE_END and finish is None:
             return items, position
         if key != scan.ITEM:
-            raise Odd("no item where one is due")
+            raise Unsupported("no item where one is due")
         end = position + item_length if item_length != UNDEFINED else None
         if end is not None and end > len(header.data):
             raise NeedMore(end)
         item, position = _read_level(header, position, end, explicit, omitted, encodings, depth + 1)
         items.append(item)
     if position != finish:
-        raise Odd("items longer than their sequence")
+        raise Unsupported("items longer than their sequence")
     return items, position
 
 
@@ -183,7 +183,7 @@ def _person(text: str) -> dict[str, str] | None:
 
 
 def _number(text: str, vr: bytes) -> float | int | str | None:
-    """A number, or the text itself where it is none: a lake shows what the file says."""
+    """Text of a number -> the number, or the text where it is none, so that it can be queried."""
     if not text:
         return None
     try:
@@ -210,7 +210,7 @@ def _json_by_pydicom(header: Header) -> tuple[JsonHeader, list[str]]:
                 entry = header.dataset[tag].to_json_dict(lambda _: "", MAX_VALUE_BYTES)
                 _drop_binary(name, entry, omitted)
                 length = len(json.dumps(entry, allow_nan=False))
-            except Exception:  # pydicom raises any kind on values it cannot read; the rest stays
+            except Exception:  # pydicom raises any type on invalid values; the others stay
                 omitted[start:] = [name]
                 continue
             if length > MAX_SEQUENCE_BYTES:
@@ -221,7 +221,7 @@ def _json_by_pydicom(header: Header) -> tuple[JsonHeader, list[str]]:
 
 
 def _drop_binary(name: str, entry: dict[str, Any], omitted: list[str]) -> None:
-    """Take binary and overlong values out of an element, and out of the items of a sequence."""
+    """Remove binary and overlong values from an element and from the items of a sequence."""
     for kind in ("InlineBinary", "BulkDataURI"):
         if entry.pop(kind, None) is not None:
             omitted.append(name)

@@ -1,6 +1,6 @@
-"""One header -> its typed `instances` rows: one, or one per frame of a multi-frame image.
+"""Takes one header, gives its typed `instances` rows: one, or one per frame of a multi-frame image.
 
-Each attribute is resolved per frame over shared over top level (PS3.3 C.7.6.16, rules 0).
+An attribute of a frame replaces the shared one, and that the one of the top level (PS3.3 C.7.6.16).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ from radnet_lake.dicom.scan import UNDEFINED, Raw, make_key
 Row = dict[str, Any]
 
 MAX_PLAIN_FRAMES = 20_000
-"""Frames of an object without functional groups: each would be the same row again."""
+"""Most frames of an object without functional groups, whose rows differ by number only."""
 _MEMO_LIMIT = 50_000
-"""Values kept, about 20 MB; most belong to one series only."""
+"""Values in the memo, about 20 MB; most occur in one series only."""
 
 _Plan = tuple[str, Callable[..., Any], bytes, bool]
 _PLANS: dict[int, _Plan] = {
@@ -50,7 +50,7 @@ OBJECT_KINDS: tuple[tuple[str, str], ...] = (
     ("1.2.840.10008.5.1.4.1.1.481.8", "rtplan"),
     ("1.2.840.10008.5.1.4.1.1.481.4", "rtrecord"),
 )
-"""SOP class, or its beginning up to a dot -> object_kind (PS3.4 B.5); the first match wins."""
+"""SOP class, or its prefix that ends with a dot -> object_kind (PS3.4 B.5); first match wins."""
 
 _STORAGE = "1.2.840.10008.5.1.4.1.1."
 
@@ -59,11 +59,11 @@ _memos: dict[tuple[str, tuple[str, ...]], dict[int, tuple[*_Plan, _Memo]]] = {}
 _memo_count = 0
 
 
-def frame_rows(header: Header) -> list[Row] | Reject:
-    """Typed rows of one object: the columns of INSTANCE_FACTS and ATTRIBUTES that have a value.
+def make_frame_rows(header: Header) -> list[Row] | Reject:
+    """Header -> typed rows with the columns of INSTANCE_FACTS and ATTRIBUTES that have a value.
 
-    Attributes that are there without one are named in empty_keywords, unparseable_keywords and
-    multivalued_keywords. Rejects nothing but what read_header cannot see.
+    Attributes that are present without one are listed in empty_keywords, unparseable_keywords and
+    multivalued_keywords. Returns a reject for errors that read_header does not find.
     """
     top: Row = {}
     states: dict[str, list[str]] = {}
@@ -118,7 +118,7 @@ def _frames(header: Header, top: Row, states: dict[str, list[str]]) -> list[Row]
     if top["object_kind"] != "image" or (not per_frame and declared <= 1):
         return [_finish(top, states)]
     if not isinstance(per_frame, list) or not per_frame:
-        # Without functional groups the frames differ in nothing that a header says.
+        # Without functional groups the rows of all frames are equal but for the number.
         plausible = min(MAX_PLAIN_FRAMES, max(1, header.size_bytes // 64))
         if declared > plausible:
             return [_finish(top, states) | {"flags": ["frame_count_mismatch"]}]
@@ -150,10 +150,10 @@ def _assign_groups(
     for key in _FRAME_GROUPS:
         for item in _items(groups.get(key)):
             if states:
-                # What the frame says counts; what a higher level could not say does not.
-                said = {_PLANS[k][0] for k in item if k in _PLANS}
+                # Removed, because a value of this level replaces the state of a higher level.
+                present = {_PLANS[k][0] for k in item if k in _PLANS}
                 for state, names in states.items():
-                    states[state] = [name for name in names if name not in said]
+                    states[state] = [name for name in names if name not in present]
             _assign(item, header, row, states)
 
 
@@ -162,7 +162,7 @@ def _finish(row: Row, states: dict[str, list[str]]) -> Row:
 
 
 def _assign(found: dict[int, Raw], header: Header, row: Row, states: dict[str, list[str]]) -> None:
-    """Convert raw values into `row`; memoised, for a series repeats most of its values."""
+    """Convert raw values into `row`; memoised, because a series repeats most of its values."""
     global _memo_count
     if _memo_count > _MEMO_LIMIT:
         _memos.clear()
@@ -215,7 +215,7 @@ _TEXT_KEYWORDS = {a.keyword for a in schema.ATTRIBUTES if a.kind in ("text", "ui
 
 
 def _padding_vr(header: Header) -> bytes:
-    """PixelPaddingValue is signed where the pixels are (PS3.5 A.1: implicit VR does not say)."""
+    """VR of PixelPaddingValue, signed if the pixels are; implicit VR states none (PS3.5 A.1)."""
     raw = header.found.values.get(headers.PIXEL_REPRESENTATION, b"")
     vr, data = raw if isinstance(raw, tuple) else (b"US", raw)
     is_signed = isinstance(data, bytes) and values.read_int(data, vr, header.order, ()) == 1
@@ -226,7 +226,7 @@ def _read_private(a: schema.Attribute, raw: Raw, header: Header) -> Any:
     vr, value = raw if isinstance(raw, tuple) else (b"", raw)
     if not isinstance(value, bytes):
         return values.UNPARSEABLE
-    # Archives rewrite private elements as UN: the vendor's VR holds then.
+    # The vendor's VR for UN, because archives rewrite private elements as UN.
     vr = a.vr.encode() if vr in (b"", b"UN") else vr
     return values.READERS[a.kind](value, vr, header.order, header.encodings)
 
@@ -247,7 +247,7 @@ def _read_codes(items: list[dict[int, Any]], header: Header) -> Any:
 
 
 def read_identifiers(header: Header) -> list[str]:
-    """Names and numbers of the patient, physicians and operators in this header, as text."""
+    """Header -> names and numbers of the patient, physicians and operators, as text."""
     found = []
     for tag in headers.IDENTIFIERS:
         raw = header.found.values.get(make_key(tag))
@@ -258,7 +258,7 @@ def read_identifiers(header: Header) -> list[str]:
 
 
 def _is_truncated(header: Header, row: Row) -> bool:
-    """Whether the file ends before its pixel data do, or these are shorter than the image."""
+    """Whether the file ends inside the pixel data, or these are shorter than the image."""
     length = header.found.pixel_length
     if length is None or header.syntax == headers.DEFLATED:
         return False

@@ -1,6 +1,6 @@
-"""pydicom reads what the own scanner does not: big endian, wrong VRs, odd lengths.
+"""Takes a file that scan.py declines, gives its raw values in the same form, read by pydicom.
 
-Gives raw values in the scanner's form, so that both ways end in the same conversion.
+Such files are big endian, or have wrong VRs or invalid lengths.
 """
 
 import io
@@ -15,35 +15,35 @@ from radnet_lake.dicom.scan import PIXEL_KEYS, Raw, Wanted, make_key
 from radnet_lake.dicom.values import BINARY_FORMATS, quiet_pydicom
 
 END_OF_FILE = "the end"
-"""Name of the file object that is read: pydicom ends its warning of a cut data set with it."""
+"""Name of the file object, with which pydicom ends its warning of a truncated data set."""
 
-PrivatePlace = tuple[bytes, int, int]
-"""Private creator, group, the element's last two digits."""
+PrivateKey = tuple[bytes, int, int]
+"""Private creator, group, last two digits of the element."""
 
 
-class Reading(NamedTuple):
-    """What pydicom makes of a data set.
+class PydicomReading(NamedTuple):
+    """A data set as pydicom reads it.
 
-    meta: transfer syntax, SOP class and SOP instance of the file meta group. met_end: the file ends
-    inside the data set.
+    meta: transfer syntax, SOP class and SOP instance of the file meta group. is_truncated: the file
+    ends inside the data set.
     """
 
     dataset: pydicom.Dataset
     values: dict[int, Raw]
-    private: dict[PrivatePlace, Raw]
+    private: dict[PrivateKey, Raw]
     explicit: bool
     order: str
     meta: tuple[str, str, str]
-    met_end: bool
+    is_truncated: bool
 
 
 def read_dataset(
-    file: io.RawIOBase, is_bare: bool, wanted: Wanted, places: Iterable[PrivatePlace]
-) -> Reading:
-    """Read `file` up to its pixel data.
+    file: io.RawIOBase, is_bare: bool, wanted: Wanted, places: Iterable[PrivateKey]
+) -> PydicomReading:
+    """File -> its wanted and private elements before the pixel data.
 
-    is_bare: no preamble and no meta group, explicit little endian (what was deflated). wanted,
-    places: what to give. Raises what pydicom raises on damaged input, which is any Exception.
+    is_bare: no preamble and no meta group, explicit little endian (an inflated data set). places:
+    wanted private elements. Raises any Exception, as pydicom does on damaged input.
     """
     with quiet_pydicom() as warned:
         if is_bare:
@@ -52,19 +52,19 @@ def read_dataset(
         else:
             dataset = pydicom.dcmread(file, stop_before_pixels=True, force=True)
             meta = dataset.file_meta
-        words = ("TransferSyntaxUID", "MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID")
-        syntax, sop_class, instance = (str(meta.get(word) or "") for word in words)
+        keywords = ("TransferSyntaxUID", "MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID")
+        syntax, sop_class, instance = (str(meta.get(keyword) or "") for keyword in keywords)
         implicit, little = dataset.original_encoding
         found = _collect_wanted(dataset, wanted)
         private = _collect_private(dataset, places)
-    return Reading(
+    return PydicomReading(
         dataset,
         found,
         private,
         explicit=implicit is not True,
         order=">" if little is False else "<",
         meta=(syntax, sop_class, instance),
-        met_end=any(message.endswith(f" in file {END_OF_FILE}") for message in warned),
+        is_truncated=any(message.endswith(f" in file {END_OF_FILE}") for message in warned),
     )
 
 
@@ -73,9 +73,9 @@ def _is_pixel_data(tag: int, _vr: str | None, _length: int) -> bool:
 
 
 def _collect_private(
-    dataset: pydicom.Dataset, places: Iterable[PrivatePlace]
-) -> dict[PrivatePlace, Raw]:
-    found: dict[PrivatePlace, Raw] = {}
+    dataset: pydicom.Dataset, places: Iterable[PrivateKey]
+) -> dict[PrivateKey, Raw]:
+    found: dict[PrivateKey, Raw] = {}
     for creator, group, element in places:
         try:
             block = dataset.private_block(group, creator.decode())
@@ -115,7 +115,7 @@ def _raw_of(dataset: pydicom.Dataset, tag: Any) -> Raw | None:
     value = element.value
     if isinstance(value, bytes):
         return (element.VR.encode(), value)
-    # pydicom has read this one already: its number is text now, whatever its VR was.
+    # pydicom has converted this value already, so numbers are given as text.
     parts = value if isinstance(value, pydicom.multival.MultiValue) else [value]
     text = "\\".join("" if p is None else str(p) for p in parts).encode("utf-8", "replace")
     vr: bytes = element.VR.encode()

@@ -1,11 +1,12 @@
-"""Raw bytes of a DICOM data set -> raw values of the wanted elements: the fast path of harvesting.
+"""Takes the bytes of a DICOM data set, gives the raw values of the wanted elements.
 
-Reads explicit and implicit little endian (PS3.5 7.1 to 7.5, A.1, A.2). Whatever is unusual raises
-`Odd`, and the caller lets pydicom read the file instead. Nothing is converted, nothing is read past
-the buffer, and what is not wanted is stepped over by its length.
+Reads explicit and implicit little endian (PS3.5 7.1 to 7.5, A.1, A.2). Any other encoding raises
+`Unsupported`, and the caller reads the file by pydicom. Nothing is converted, nothing is read past
+the buffer, and other elements are skipped by their length.
 
-Tags are keys here: an element's first four bytes read as one little-endian number,
-(element << 16) + group.
+Written here, with pydicom as fallback and test oracle, because a harvest of millions of files is
+bound by the time per header. A tag is a key here: the first four bytes of an element read as one
+little-endian number, (element << 16) + group.
 """
 
 import struct
@@ -14,24 +15,24 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Raw = bytes | tuple[bytes, bytes] | list[dict[int, Any]]
-"""A value: its bytes; (VR, bytes) where the VR is not the expected one; or a sequence's items."""
+"""A value: its bytes; (VR, bytes) where the VR is not the expected one; items of a sequence."""
 Wanted = Mapping[int, tuple[bytes, "Wanted"]]
-"""key -> (expected VR, what is wanted inside where it is a sequence)."""
+"""key -> (expected VR, wanted elements of the items if it is a sequence)."""
 
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 """VRs with a 32-bit length in explicit VR (PS3.5 7.1.2)."""
 SHORT_VRS = frozenset(b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split())
 
 BULK_VRS = frozenset(b"OB OD OF OL OV OW UN".split())
-"""Binary values, which no column and no JSON header holds."""
+"""Binary values, which neither a column nor a JSON header holds."""
 
 UNDEFINED = 0xFFFFFFFF
 MAX_DEPTH = 16
-"""Sequences in sequences; real headers stay below 8."""
+"""Nested sequences; real headers stay below 8."""
 
 ITEM, ITEM_END, SEQUENCE_END = 0xE000FFFE, 0xE00DFFFE, 0xE0DDFFFE
 PIXEL_KEYS = frozenset({0x00107FE0, 0x00087FE0, 0x00097FE0})
-"""PixelData, FloatPixelData, DoubleFloatPixelData: where a header ends."""
+"""PixelData, FloatPixelData, DoubleFloatPixelData: the end of a header."""
 
 _explicit_head = struct.Struct("<I2sH").unpack_from
 _implicit_head = struct.Struct("<II").unpack_from
@@ -39,32 +40,32 @@ _length32 = struct.Struct("<I").unpack_from
 
 
 class NeedMore(Exception):
-    """The buffer ends too early; `offset` is how far it must reach at least.
+    """The buffer is too short; it needs at least `offset` bytes.
 
-    is_blind: what lies before the offset will not be looked at.
+    is_skippable: the bytes before the offset are not needed.
     """
 
-    def __init__(self, offset: int, is_blind: bool = False) -> None:
+    def __init__(self, offset: int, is_skippable: bool = False) -> None:
         super().__init__(offset)
-        self.offset, self.is_blind = offset, is_blind
+        self.offset, self.is_skippable = offset, is_skippable
 
 
-class Odd(Exception):
-    """Not what this scanner reads."""
+class Unsupported(Exception):
+    """An encoding that this scanner does not read."""
 
 
 def make_key(tag: int) -> int:
-    """(group << 16) + element -> the key used here."""
+    """Tag, (group << 16) + element -> key of this module."""
     return (tag & 0xFFFF) << 16 | tag >> 16
 
 
 @dataclass(slots=True)
-class Found:
-    """What a scan of the top level gives, and where it goes on when there are more bytes.
+class Elements:
+    """Elements of the top level, and where the scan continues with more bytes.
 
     values: raw values by key. private: raw values by (creator, group, element's last two digits).
-    creators: of private blocks, by (group, element). end: offset of the pixel data element, or how
-    far the scan has come. is_complete: the header ends there. pixel_*: of the pixel data element.
+    creators: of private blocks, by (group, element). end: offset of the pixel data element, or of
+    the next element to scan. is_complete: the header ends there. pixel_*: of the pixel data.
     """
 
     end: int = 0
@@ -79,16 +80,16 @@ class Found:
 
 def scan_top(
     data: bytes,
-    found: Found,
+    found: Elements,
     explicit: bool,
     wanted: Wanted,
     private: Mapping[int, frozenset[int]],
 ) -> None:
-    """Walk the top level from `found.end` to the pixel data or the end of `data`, filling `found`.
+    """Add to `found` the top-level elements from its end to the pixel data or the end of `data`.
 
-    private: group -> last two digits of the private elements that are wanted, of any creator.
-    Raises NeedMore where an element crosses the end of `data`: call again with the same `found` and
-    more bytes. Raises Odd for what is not read here.
+    private: group -> last two digits of the wanted private elements, of any creator. Raises
+    NeedMore where an element crosses the end of `data`: call again with the same `found` and more
+    bytes. Raises Unsupported for encodings that are not read here.
     """
     end_of_data = len(data)
     position = found.end
@@ -101,7 +102,7 @@ def scan_top(
                 begin = position + 8
                 if vr not in SHORT_VRS:
                     if vr not in LONG_VRS:
-                        raise Odd("unknown VR")
+                        raise Unsupported("unknown VR")
                     begin += 4
                     if begin > end_of_data:
                         raise NeedMore(begin)
@@ -137,11 +138,11 @@ def scan_top(
         found.end = position
 
 
-def _ends_here(found: Found, key: int, vr: bytes, begin: int, length: int) -> bool:
-    """Whether the header ends before this element; only offset tables stand before pixel data."""
+def _ends_here(found: Elements, key: int, vr: bytes, begin: int, length: int) -> bool:
+    """Whether the header ends before this element; records the pixel data."""
     group = key & 0xFFFF
     if group < 0x0004 or group == 0xFFFE:
-        raise Odd("group that no data set has")
+        raise Unsupported("group that no data set has")
     if key in PIXEL_KEYS:
         found.pixel_start, found.pixel_vr, found.pixel_length = begin, vr or b"OW", length
     found.is_complete = key in PIXEL_KEYS or group > 0x7FE0
@@ -150,7 +151,7 @@ def _ends_here(found: Found, key: int, vr: bytes, begin: int, length: int) -> bo
 
 def _keep_wanted(
     data: bytes,
-    found: Found,
+    found: Elements,
     key: int,
     vr: bytes,
     begin: int,
@@ -168,7 +169,7 @@ def _keep_wanted(
         found.values[key], finish = read_items(data, begin, length, nested_explicit, inside)
         return finish
     if length == UNDEFINED:
-        raise Odd("undefined length")
+        raise Unsupported("undefined length")
     if finish > len(data):
         raise NeedMore(finish)
     value = data[begin:finish]
@@ -178,10 +179,10 @@ def _keep_wanted(
 
 def _check_sequence_vr(vr: bytes) -> None:
     if vr not in (b"SQ", b"UN", b""):
-        raise Odd("a sequence, or an undefined length, under another VR")
+        raise Unsupported("a sequence, or an undefined length, under another VR")
 
 
-def _keep_private(found: Found, group: int, element: int, vr: bytes, value: bytes) -> None:
+def _keep_private(found: Elements, group: int, element: int, vr: bytes, value: bytes) -> None:
     if 0x10 <= element <= 0xFF:
         found.creators[group, element] = value.strip(b" \0")
     elif element >= 0x1000 and (creator := found.creators.get((group, element >> 8))):
@@ -191,12 +192,12 @@ def _keep_private(found: Found, group: int, element: int, vr: bytes, value: byte
 def read_items(
     data: bytes, position: int, length: int, explicit: bool, wanted: Wanted, depth: int = 0
 ) -> tuple[list[dict[int, Any]], int]:
-    """Items of the sequence whose value begins at `position` -> wanted elements, and where it ends.
+    """Sequence whose value begins at `position` -> wanted elements of its items, and its end.
 
-    Raises NeedMore, Odd. Source: PS3.5 7.5.
+    Raises NeedMore, Unsupported. Source: PS3.5 7.5.
     """
     if depth > MAX_DEPTH:
-        raise Odd("sequences nested too deep")
+        raise Unsupported("sequences nested too deep")
     items: list[dict[int, Any]] = []
     finish = position + length if length != UNDEFINED else None
     while finish is None or position < finish:
@@ -204,7 +205,7 @@ def read_items(
         if key == SEQUENCE_END and finish is None:
             return items, position
         if key != ITEM:
-            raise Odd("no item where one is due")
+            raise Unsupported("no item where one is due")
         if item_length != UNDEFINED and not wanted:
             position += item_length
             continue
@@ -212,12 +213,15 @@ def read_items(
         if wanted:
             items.append(values)
     if position != finish:
-        raise Odd("items longer than their sequence")
+        raise Unsupported("items longer than their sequence")
     return items, position
 
 
 def read_item_head(data: bytes, position: int) -> tuple[int, int, int]:
-    """An item's or delimiter's (key, length, offset behind its head). Raises NeedMore."""
+    """Head at `position` of an item or delimiter -> (key, length, offset of its value).
+
+    Raises NeedMore.
+    """
     if position + 8 > len(data):
         raise NeedMore(position + 8)
     key, length = _implicit_head(data, position)
@@ -251,27 +255,27 @@ def _read_item(
                 value = data[begin:position]
                 values[key] = value if vr == expected or not vr else (vr, value)
     if position != finish:
-        raise Odd("element longer than its item")
+        raise Unsupported("element longer than its item")
     return values, position
 
 
 def read_element(data: bytes, position: int, explicit: bool) -> tuple[int, bytes, int, int]:
-    """Head of the element at `position`: (key, VR, offset of its value, length of its value).
+    """Head of an element at `position` -> (key, VR, offset of its value, length of its value).
 
-    VR is b"" in implicit VR and for delimiters. Raises NeedMore; Odd for an unknown VR.
+    VR is b"" in implicit VR and for delimiters. Raises NeedMore; Unsupported for an unknown VR.
     """
     if position + 8 > len(data):
         raise NeedMore(position + 8)
     key, length = _implicit_head(data, position)
     if not explicit or key & 0xFFFF == 0xFFFE:
         if key in (ITEM, SEQUENCE_END):
-            raise Odd("delimiter out of place")
+            raise Unsupported("delimiter out of place")
         return key, b"", position + 8, length
     vr = data[position + 4 : position + 6]
     if vr in SHORT_VRS:
         return key, vr, position + 8, length >> 16
     if vr not in LONG_VRS:
-        raise Odd("unknown VR")
+        raise Unsupported("unknown VR")
     if position + 12 > len(data):
         raise NeedMore(position + 12)
     return key, vr, position + 12, _length32(data, position + 8)[0]

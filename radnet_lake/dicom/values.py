@@ -1,8 +1,7 @@
-"""Raw bytes of one element -> a typed value, by schema.Attribute.kind.
+"""Takes the raw bytes of one element, gives a typed value by schema.Attribute.kind.
 
-Four states stay apart: absent (no call), `EMPTY`, `UNPARSEABLE` and a value; `SEVERAL` says that
-several unequal values stand where one is due. For contrast agents absent and empty mean different
-things.
+Four states are distinguished, because for contrast agents absent and empty differ: absent (no
+call), `EMPTY`, `UNPARSEABLE`, and a value; `SEVERAL` is several unequal values instead of one.
 """
 
 import contextlib
@@ -21,7 +20,7 @@ from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
 
 class State:
-    """Why an attribute has no value; `name` begins the name of a column of keywords."""
+    """Why an attribute has no value; <name>_keywords is the column that lists such attributes."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -38,7 +37,7 @@ BINARY_FORMATS: dict[bytes, str] = {
     b"US": "H", b"SS": "h", b"UL": "I", b"SL": "i", b"FL": "f", b"FD": "d", b"UV": "Q", b"SV": "q",
 }  # fmt: skip
 UNDECLARED: Final = ("iso8859",)
-"""Encodings where SpecificCharacterSet is absent or empty: ASCII, if the file is right."""
+"""Encodings where SpecificCharacterSet is absent or empty, which means ASCII."""
 _ENCODINGS = frozenset(python_encoding.values())
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _NUMERIC_PADDING = b" \0\t\r\n"
@@ -52,7 +51,7 @@ _UID = re.compile(rb"[0-9.]{1,64}$")
 
 @contextlib.contextmanager
 def quiet_pydicom() -> Iterator[list[str]]:
-    """Keep pydicom's warnings out of logs, for they quote the header; gives them as a list."""
+    """Collect pydicom's warnings in a list instead of the log, because they quote the header."""
     logger = logging.getLogger("pydicom")
     before, messages = logger.disabled, []  # type: bool, list[str]
     logger.disabled = True
@@ -66,10 +65,10 @@ def quiet_pydicom() -> Iterator[list[str]]:
 
 
 def decode_text(raw: bytes, encodings: Sequence[str]) -> str:
-    """Text of a value; `encodings` are Python's names as `read_encodings` gives them (PS3.5 6.1.2).
+    """Bytes and the encodings of `read_encodings` -> text (PS3.5 6.1.2).
 
-    Bytes that are not what SpecificCharacterSet declares, or above 0x7F where it declares nothing,
-    are read as UTF-8, and as Latin-1 where they are not that.
+    Bytes that are invalid in the declared SpecificCharacterSet, or above 0x7F where none is
+    declared, are read as UTF-8, and as Latin-1 where they are not UTF-8.
     """
     if raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii")
@@ -83,7 +82,7 @@ def decode_text(raw: bytes, encodings: Sequence[str]) -> str:
 
 
 def is_declared(raw: bytes, encodings: Sequence[str]) -> bool:
-    """Whether the bytes are what SpecificCharacterSet says they are."""
+    """Whether the bytes are valid in the declared SpecificCharacterSet."""
     if raw.isascii() and b"\x1b" not in raw:
         return True
     return _decode_declared(raw, encodings) is not None
@@ -97,13 +96,13 @@ def _decode_declared(raw: bytes, encodings: Sequence[str]) -> str | None:
             text: str = decode_bytes(raw, encodings, TEXT_VR_DELIMS | PN_DELIMS)
     except (LookupError, UnicodeError):
         return None
-    # GB18030 can spell surrogates, which no UTF-8 text may hold.
+    # GB18030 can encode surrogates, which are invalid in UTF-8.
     return None if warned or (not text.isprintable() and _SURROGATE.search(text)) else text
 
 
 @lru_cache(maxsize=256)
 def read_encodings(raw: bytes) -> tuple[tuple[str, ...], bool]:
-    """SpecificCharacterSet's bytes -> Python encodings, and whether all its terms are known."""
+    """Bytes of SpecificCharacterSet -> Python encodings, and whether all its terms are known."""
     terms = [t.strip() for t in raw.decode("latin-1").strip(" \0").split("\\")]
     if terms == [""]:
         return UNDECLARED, True
@@ -112,7 +111,7 @@ def read_encodings(raw: bytes) -> tuple[tuple[str, ...], bool]:
             encodings = tuple(convert_encodings(terms))
     except (LookupError, ValueError):
         return UNDECLARED, False
-    # pydicom takes any of Python's codecs, such as unicode_escape or punycode.
+    # Checked, because pydicom accepts any codec of Python, such as unicode_escape.
     if not _ENCODINGS.issuperset(encodings):
         return UNDECLARED, False
     misspelt = [t for t in terms if t not in python_encoding]
@@ -168,7 +167,7 @@ def read_uid(raw: bytes, vr: bytes, order: str, _: Sequence[str]) -> Any:
         return EMPTY
     if _UID.match(uid):
         return uid.decode("ascii")
-    # Made-up UIDs with letters do their work; what is not even ASCII could merge two into one.
+    # UIDs with letters are accepted; others than ASCII could make two UIDs equal.
     text = uid.decode("latin-1")
     return text if text.isascii() and text.isprintable() and len(text) <= 128 else UNPARSEABLE
 
@@ -181,7 +180,7 @@ def read_text(raw: bytes, vr: bytes, order: str, encodings: Sequence[str]) -> An
 
 
 def read_texts(raw: bytes, vr: bytes, order: str, encodings: Sequence[str]) -> Any:
-    # Decode before splitting: a second byte of Shift-JIS or GB18030 can be a backslash.
+    # Decoded before splitting, because a second byte of Shift-JIS or GB18030 can be a backslash.
     text = read_text(raw, vr, order, encodings)
     return text if isinstance(text, State) else [part.strip() for part in text.split("\\")]
 
@@ -245,4 +244,4 @@ READERS: dict[str, Callable[[bytes, bytes, str, Sequence[str]], Any]] = {
     "time": read_time,
     "datetime": read_datetime,
 }
-"""kind -> reader(raw bytes, VR, byte order '<' or '>', encodings); codes are read by header.py."""
+"""kind -> reader(raw bytes, VR, byte order '<' or '>', encodings); instances.py reads codes."""

@@ -23,7 +23,7 @@ from radnet_lake import schema
 from radnet_lake.dicom import header as headers
 from radnet_lake.dicom.header import Header, Read, Reject, read_header
 from radnet_lake.dicom.header_json import make_json
-from radnet_lake.dicom.instances import Row, frame_rows, read_identifiers
+from radnet_lake.dicom.instances import Row, make_frame_rows, read_identifiers
 from radnet_lake.errors import StoreError
 from radnet_lake.harvest.file_index import FileIndex, compare_listing
 from radnet_lake.lake.log import Lake, Part, open_lake, partition_name, utc_now
@@ -273,7 +273,7 @@ class _ChunkReader:
             return
         try:
             header = read_header(read, facts["size_bytes"], head)
-            rows = header if isinstance(header, Reject) else frame_rows(header)
+            rows = header if isinstance(header, Reject) else make_frame_rows(header)
         except OSError as error:
             failure = classify_os_error(error)
             self.reject(stored, facts, failure.reason, failure.detail)

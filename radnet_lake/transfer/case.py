@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from radnet_lake.dicom.header import Reject, read_header
-from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.storage.archive import ArchiveError, archive_kind, list_members
 from radnet_lake.storage.sources import classify_os_error, list_unit, list_units, open_file
@@ -245,7 +245,7 @@ def _read_reference(frame: Frame) -> str | None:
             return data
 
         header = read_header(read, None, read(0, FIRST_BYTES))
-    rows = header if isinstance(header, Reject) else frame_rows(header)
+    rows = header if isinstance(header, Reject) else make_frame_rows(header)
     return None if isinstance(rows, Reject) else rows[0].get("FrameOfReferenceUID")
 
 

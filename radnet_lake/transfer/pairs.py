@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from radnet_lake.dicom.header import Reject, read_header
-from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, VolumeError
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.uris import choose_decryptor
@@ -186,5 +186,5 @@ def read_series(folder: str) -> dict[str, list[Frame]]:
 
 def _read_rows(uri: str, size: int) -> list[dict[str, Any]]:
     header = read_header(partial(read_range, uri), size, read_range(uri, 0, FIRST_BYTES))
-    rows = header if isinstance(header, Reject) else frame_rows(header)
+    rows = header if isinstance(header, Reject) else make_frame_rows(header)
     return [] if isinstance(rows, Reject) else rows

@@ -28,7 +28,7 @@ from pydicom.valuerep import DA, TM, format_number_as_ds
 
 from radnet_lake import __version__
 from radnet_lake.dicom.header import Header, Reject
-from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.dicom.values import quiet_pydicom
 from radnet_lake.errors import VolumeError
 from radnet_lake.transfer.read_mask import SIDES
@@ -85,7 +85,7 @@ def read_source(stack: Sequence[Frame]) -> Source:
     found: dict[int, dict[str, Any]] = {}
     identity = Dataset()
     for some, header in read_headers(stack):
-        rows = frame_rows(header)
+        rows = make_frame_rows(header)
         if isinstance(rows, Reject):
             raise VolumeError("undecodable", f"header: {rows.reason}")
         found.update(dict.fromkeys(some, rows[0]))

@@ -317,7 +317,7 @@ def _find_data_set(read: Read) -> int:
         while data[at : at + 2] == b"\x02\x00":
             _, _, begin, length = scan.read_element(data, at, True)
             at = begin + length
-    except (scan.NeedMore, scan.Odd):
+    except (scan.NeedMore, scan.Unsupported):
         raise VolumeError("changed", "no file meta group") from None
     return at
 

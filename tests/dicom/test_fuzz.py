@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_files
 from radnet_lake import schema
 from radnet_lake.dicom.header import Reject, read_header
 from radnet_lake.dicom.header_json import make_json
-from radnet_lake.dicom.instances import frame_rows, read_identifiers
+from radnet_lake.dicom.instances import make_frame_rows, read_identifiers
 from radnet_lake.harvest.worker import to_table
 
 CASES, SEED = 3000, 20
@@ -77,7 +77,7 @@ def mutate(data: bytes, others: list[bytes], rng: random.Random) -> bytes:
 def read_all(data: bytes) -> str:
     """All that a harvest does with one file; the reason, or "row"."""
     header = read_header(lambda at, length: data[at : at + length], len(data), data[:4096])
-    rows = header if isinstance(header, Reject) else frame_rows(header)
+    rows = header if isinstance(header, Reject) else make_frame_rows(header)
     if isinstance(rows, Reject) or isinstance(header, Reject):
         reject = rows if isinstance(rows, Reject) else header
         assert isinstance(reject, Reject)

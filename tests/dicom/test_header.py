@@ -26,7 +26,7 @@ from radnet_lake.dicom import header as headers
 from radnet_lake.dicom import scan
 from radnet_lake.dicom.header import Header, Reject, read_header
 from radnet_lake.dicom.header_json import make_json
-from radnet_lake.dicom.instances import frame_rows, read_identifiers
+from radnet_lake.dicom.instances import make_frame_rows, read_identifiers
 
 
 @pytest.mark.parametrize("syntax", sorted(uids.AllTransferSyntaxes))
@@ -145,7 +145,7 @@ def test_a_thousand_nested_sequences_end_as_row_or_reject() -> None:
     for depth in (300, 3000):
         header = open_data(file_of(nest(depth), PIXELS))
         if isinstance(header, Header):
-            assert isinstance(frame_rows(header), list)
+            assert isinstance(make_frame_rows(header), list)
             json.dumps(make_json(header))
 
 
@@ -363,7 +363,7 @@ def test_private_data_behind_the_image_group_is_not_header() -> None:
     header = read_header(reader, len(data), data[:FIRST])
     assert isinstance(header, Header)
     assert reader.calls == 0
-    rows = frame_rows(header)
+    rows = make_frame_rows(header)
     assert isinstance(rows, list)
     assert (rows[0]["Rows"], rows[0]["has_pixel_data"]) == (4, False)
 
@@ -458,7 +458,7 @@ def test_identifiers_are_found_for_the_cleaning_of_text() -> None:
         (uids.MediaStorageDirectoryStorage, "dicomdir"),
     ],
 )
-def test_objects_are_told_apart_by_their_sop_class(sop_class: str, kind: str) -> None:
+def test_object_kinds_follow_the_sop_class(sop_class: str, kind: str) -> None:
     row = read_row(write(make_dataset(SOPClassUID=sop_class), pixels=None))
     assert row["object_kind"] == kind
 

@@ -24,7 +24,7 @@ from radnet_lake import schema
 from radnet_lake.dicom import scan
 from radnet_lake.dicom.header import Reject
 from radnet_lake.dicom.header_json import make_json
-from radnet_lake.dicom.instances import Row, frame_rows
+from radnet_lake.dicom.instances import Row, make_frame_rows
 
 ABSENT, EMPTY, UNPARSEABLE, SEVERAL = "absent", "empty", "unparseable", "multivalued"
 REJECTED = {
@@ -136,8 +136,8 @@ def overlay(row: dict[str, Any], groups: Dataset) -> dict[str, Any]:
     row = dict(row)
     for tag in sorted(schema.FUNCTIONAL_GROUPS):
         for item in list(groups[tag].value)[:1] if tag in groups else []:
-            said = {a.keyword: read_expected(item, a) for a in schema.ATTRIBUTES if not a.creator}
-            row |= {keyword: value for keyword, value in said.items() if value != ABSENT}
+            stated = {a.keyword: read_expected(item, a) for a in schema.ATTRIBUTES if not a.creator}
+            row |= {keyword: value for keyword, value in stated.items() if value != ABSENT}
     return row
 
 
@@ -174,7 +174,7 @@ def compare_all(flag: str | None = None) -> None:
         if isinstance(header, Reject):
             rejected[path.name] = header.reason
             continue
-        rows = frame_rows(header)
+        rows = make_frame_rows(header)
         assert isinstance(rows, list), path.name
         assert flag is None or flag in rows[0]["flags"]
         with warnings.catch_warnings():
@@ -191,7 +191,7 @@ def test_every_column_equals_what_pydicom_reads() -> None:
 
 def test_the_way_through_pydicom_gives_the_same_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
-        raise scan.Odd("forced")
+        raise scan.Unsupported("forced")
 
     monkeypatch.setattr(scan, "scan_top", refuse)
     compare_all("read_by_pydicom")

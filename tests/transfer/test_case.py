@@ -10,7 +10,7 @@ import pytest
 from s3_server import S3Server
 
 from radnet_lake.dicom.header import Reject, read_header
-from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.phantom.headers import build_frames, encode_dataset
 from radnet_lake.phantom.objects import build_mask
@@ -233,7 +233,7 @@ def read_rows(path: Path, archive: Path | None = None, member: str = "") -> list
     data = zipfile.ZipFile(archive).read(member) if archive else path.read_bytes()
     header = read_header(lambda start, length: data[start : start + length], len(data), data[:8192])
     assert not isinstance(header, Reject)
-    rows = frame_rows(header)
+    rows = make_frame_rows(header)
     assert isinstance(rows, list)
     facts = [{k: v for k, v in row.items() if k in FRAME_COLUMNS} for row in rows]
     place = f"{archive}!/{member}" if archive else str(path)

@@ -14,7 +14,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from radnet_lake.dicom.header import Reject, read_header
-from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.dicom.values import quiet_pydicom
 from radnet_lake.errors import VolumeError
 from radnet_lake.phantom.headers import encode_dataset
@@ -70,7 +70,7 @@ def read_frames(folder: Path) -> list[Frame]:
         data = path.read_bytes()
         header = read_header(lambda o, n, d=data: d[o : o + n], len(data), data[:4096])
         assert not isinstance(header, Reject)
-        rows = frame_rows(header)
+        rows = make_frame_rows(header)
         assert not isinstance(rows, Reject)
         kept = [{k: v for k, v in row.items() if k in FRAME_COLUMNS} for row in rows]
         frames += [Frame(uri=str(path), size_bytes=len(data), **row) for row in kept]

@@ -11,7 +11,7 @@ import pytest
 from dicom_files import open_data
 
 from radnet_lake.dicom.header import Header
-from radnet_lake.dicom.instances import frame_rows
+from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.errors import VolumeError
 from radnet_lake.phantom.headers import find_padding
 from radnet_lake.phantom.phantom import (
@@ -50,7 +50,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Series, lis
     frames: dict[str, list[Frame]] = defaultdict(list)
     for uri, archive_uri, data in list_files(Path(config.out)):
         header = open_data(data)
-        rows = frame_rows(header) if isinstance(header, Header) else []
+        rows = make_frame_rows(header) if isinstance(header, Header) else []
         where = {"uri": uri, "archive_uri": archive_uri, "size_bytes": len(data)}
         for row in rows if isinstance(rows, list) else []:
             known = {name: row.get(name) for name in FRAME_COLUMNS} | where
