@@ -8,7 +8,7 @@ round, every other round backwards; ratios are medians of the rounds' own ratios
 gets the same strides (its own default is a first stride of 1) and as many outputs; MedicalNet's
 design is our encoder `medicalnet`, dilated where the classic one has strides.
 
-Loader: seconds by the clock of a learner's step on batches that stream out of shards, against the
+Loader: seconds by the clock of a training step on batches that stream out of shards, against the
 same batch from memory, in turn; a new stream each round. DDP: volumes/s of two workers of one
 thread (gloo) against one worker of two threads, the same global batch, in turn in one run; start-up
 is left out. By the clock: only where nobody else computes do they tell anything.
@@ -36,7 +36,7 @@ from volumes import Figures, print_table, run_alone
 from radnet_lake.network.losses import Objective
 from radnet_lake.network.resnet import NetworkSettings, RadNet
 from radnet_lake.train.pretrain_plan import TrainConfig
-from radnet_lake.train.step import Batch, Group, Learner, to_batch
+from radnet_lake.train.step import Batch, Group, TrainingStep, to_batch
 from radnet_lake.volume.stream import StreamConfig, stream_volumes
 
 SHAPE = (48, 192, 192)
@@ -140,32 +140,32 @@ def stream_batches(lake: str) -> Iterator[Batch]:
         yield to_batch(columns, torch.device("cpu"))
 
 
-def begin_learner(config: TrainConfig, group: Group, total: int) -> Learner:
+def begin_training(config: TrainConfig, group: Group, total: int) -> TrainingStep:
     network = RadNet(config.network)
-    return Learner(config, network, Objective(network.labels, {}), group, total)
+    return TrainingStep(config, network, Objective(network.labels, {}), group, total)
 
 
-def time_steps(learner: Learner, batches: Iterator[Batch], steps: int) -> float:
+def time_steps(training: TrainingStep, batches: Iterator[Batch], steps: int) -> float:
     """Seconds of a step, the first left out."""
     for n in range(steps + 1):
         if n == 1:
             start = time.perf_counter()
-        learner.step(next(batches), 0, n, n)
+        training.step(next(batches), 0, n, n)
     return (time.perf_counter() - start) / steps
 
 
 def time_loader(rounds: int) -> Figures:
     torch.set_num_threads(THREADS)
-    learner = begin_learner(LOADED, Group(), 1000)
+    training = begin_training(LOADED, Group(), 1000)
     held = draw_batch(LOADED.batch, SHAPE)
     seconds: dict[str, list[float]] = {"streamed": [], "from memory": []}
     with tempfile.TemporaryDirectory() as folder:
         copy_lake(make_base(Path(folder)), f"{folder}/lake", LOADED_VOLUMES)
         for _ in range(rounds):
             stream = stream_batches(f"{folder}/lake")
-            seconds["streamed"].append(time_steps(learner, stream, LOADED_STEPS))
+            seconds["streamed"].append(time_steps(training, stream, LOADED_STEPS))
             stream.close()  # type: ignore[attr-defined]
-            seconds["from memory"].append(time_steps(learner, repeat(held), LOADED_STEPS))
+            seconds["from memory"].append(time_steps(training, repeat(held), LOADED_STEPS))
     ratios = [a / b for a, b in zip(*seconds.values(), strict=True)]
     figures = {f"{name}, s a step": statistics.median(some) for name, some in seconds.items()}
     return {"loading, ResNet-18": figures | {"streamed / from memory": statistics.median(ratios)}}
@@ -178,8 +178,8 @@ def work(rank: int, folder: str, rounds: int) -> None:
     )
     whole = draw_batch(SHARED.batch, SHARED_SHAPE)
     own = list(whole.split(THREADS))[rank]
-    together = begin_learner(SHARED, Group(rank, THREADS), 1000)
-    alone = begin_learner(SHARED, Group(), 1000)
+    together = begin_training(SHARED, Group(rank, THREADS), 1000)
+    alone = begin_training(SHARED, Group(), 1000)
     rates = []
     for _ in range(rounds):
         dist.barrier()

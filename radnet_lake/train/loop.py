@@ -1,7 +1,7 @@
-"""One worker of a training run: the loop over epochs, with checkpoints and metrics.
+"""The training loop of one worker: a TrainTask in, checkpoints and rows of metrics.csv out.
 
-It starts with the run's last checkpoint, if there is one, whoever ended before: a lost worker, a
-killed driver, or nobody. What it learns, and from what, is the lesson's.
+It starts from the run's last checkpoint if there is one: after a lost worker and a killed driver
+alike. Network, objective and batches come from the task.
 """
 
 import logging
@@ -20,82 +20,83 @@ from ray.exceptions import RayTaskError
 from torch import Tensor, nn
 
 from radnet_lake.errors import CheckpointError, RadnetLakeError
+from radnet_lake.network.dice import DiceObjective
+from radnet_lake.network.losses import Objective
 from radnet_lake.train.config import TrainerConfig
 from radnet_lake.train.run_folder import RunFolder
-from radnet_lake.train.step import Batch, Goal, Group, Learner
+from radnet_lake.train.step import Batch, Group, TrainingStep
 
-TELL_EVERY_S = 0.5
+PROGRESS_EVERY_S = 0.5
 GO_BACK = "to go on from the best epoch, copy checkpoints/best.pt over checkpoints/last.pt"
-"""What helps where last.pt is of no use. Only the optimiser's means of gradients are lost."""
+"""Remedy if last.pt cannot be used. Only the state of the optimiser is lost by it."""
 
 
-class Lesson(Protocol):
-    """What one worker learns, and from what: train_lesson.Pretraining, liver_lesson.Segmenting."""
+class TrainTask(Protocol):
+    """What a run trains, and on what: pretrain_task.PretrainTask, train_task.SegmentTask.
 
-    @property
-    def network(self) -> nn.Module:
-        """What learns."""
-
-    @property
-    def goal(self) -> Goal:
-        """What it is to minimise."""
-
-    @property
-    def lost(self) -> Counter[str]:
-        """Why series gave this worker no volume, and how many; it empties it."""
-
-    def load_weights(self) -> list[str]:
-        """Take the weights that the run starts with; what became of them."""
-
-    def describe(self) -> dict[str, Any]:
-        """What a checkpoint says of the network, its weights included."""
-
-    def stream_training(self, epoch: int, step: int) -> Iterator[Batch]:
-        """This worker's parts of the batches from there on, of one epoch after the other."""
-
-    def stream_validation(self) -> Iterator[Batch]:
-        """This worker's part of the validation split, everything once; maybe nothing."""
-
-
-class Job(Protocol):
-    """What all workers of a run are told: train_lesson.Job, liver_lesson.Job."""
+    It is made by the driver and passed to each worker, whose first call is `start`.
+    """
 
     @property
     def config(self) -> TrainerConfig:
-        """Of the run."""
+        """Settings of the run."""
 
     @property
     def run(self) -> RunFolder:
-        """Its folder."""
+        """Folder of the run."""
 
     @property
     def rows(self) -> tuple[int, int]:
-        """How many examples the training and the validation split have."""
+        """Number of examples of the training and of the validation split."""
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a checkpoint says of its run."""
+        """Provenance that each checkpoint holds."""
 
     @property
-    def board(self) -> Any:
-        """Actor that the driver reads (cluster.start_board), or None."""
+    def events(self) -> Any:
+        """Event queue that the driver reads (ray_cluster.start_board), or None."""
 
-    def begin(self, group: Group) -> Lesson:
-        """What one worker learns."""
+    def start(self, group: Group) -> None:
+        """Build the network and the objective of this worker; they are there from then on."""
+
+    @property
+    def network(self) -> nn.Module:
+        """The network to train."""
+
+    @property
+    def objective(self) -> Objective | DiceObjective:
+        """Loss and metrics."""
+
+    @property
+    def skipped(self) -> Counter[str]:
+        """Reason -> number of series of this worker that gave no volume; the loop empties it."""
+
+    def load_weights(self) -> list[str]:
+        """Load the initial weights -> notes on how they matched, for the user."""
+
+    def describe(self) -> dict[str, Any]:
+        """Network, weights and preprocessing, as a checkpoint holds them."""
+
+    def stream_training(self, epoch: int, step: int) -> Iterator[Batch]:
+        """This worker's parts of all batches from that epoch and step to the end of the run."""
+
+    def stream_validation(self) -> Iterator[Batch]:
+        """This worker's part of the validation split, each example once; it may be empty."""
 
 
-def count_steps(job: Job) -> int:
-    """Optimiser steps of an epoch."""
-    batch: int = job.config.batch
-    return job.rows[0] // batch
+def count_steps(task: TrainTask) -> int:
+    """A task -> the optimiser steps of an epoch."""
+    batch: int = task.config.batch
+    return task.rows[0] // batch
 
 
 @dataclass
 class Progress:
-    """Where a run stands; kept in its checkpoints.
+    """How far a run is; each checkpoint holds it.
 
-    epoch: to do now; step: steps of it that are done; seconds: of it so far; sums: over its steps,
-    of all workers. best_loss: least validation loss so far, of best_epoch.
+    epoch: the current one; of it, step: steps done, seconds: time so far, sums: over the steps, of
+    all workers. best_loss: lowest validation loss so far, that of best_epoch.
     """
 
     epoch: int = 0
@@ -106,55 +107,53 @@ class Progress:
     best_epoch: int = -1
 
     def is_done(self, config: TrainerConfig) -> bool:
-        """Whether all epochs are over, or the loss has not fallen for long enough."""
+        """Whether all epochs are over, or `patience` epochs brought no lower loss."""
         waited = self.epoch - 1 - self.best_epoch
         return self.epoch >= config.epochs or bool(config.patience and waited >= config.patience)
 
 
-def train_on_worker(told: dict[str, Job]) -> None:
-    """What Ray Train runs on each worker. Raises RadnetLakeError for what no retry can mend."""
+def train_on_worker(passed: dict[str, TrainTask]) -> None:
+    """Run a task on one worker of Ray Train. Raises RadnetLakeError for what no retry can solve."""
     logging.getLogger("ray").setLevel(logging.ERROR)
-    job = told["job"]
+    task = passed["task"]
     context = ray.train.get_context()
-    device = ray.train.torch.get_device() if job.config.gpu else torch.device("cpu")
+    device = ray.train.torch.get_device() if task.config.gpu else torch.device("cpu")
     cores = os.cpu_count() or 1
     torch.set_num_threads(max(1, cores // context.get_local_world_size()))
     try:
-        learn(job, Group(context.get_world_rank(), context.get_world_size(), device))
+        run_task(task, Group(context.get_world_rank(), context.get_world_size(), device))
     except RayTaskError as error:
-        # What went wrong while volumes were loaded.
+        # An error while volumes were loaded.
         cause = error.cause
         if isinstance(cause, RadnetLakeError):
             raise cause from None
         raise
 
 
-def learn(job: Job, group: Group) -> None:
-    """All that is left of a run, as one of its workers. Raises RadnetLakeError."""
-    _Worker(job, group).train()
+def run_task(task: TrainTask, group: Group) -> None:
+    """Train all epochs that a run still needs, as one of its workers. Raises RadnetLakeError."""
+    _Worker(task, group).train()
 
 
 class _Worker:
-    """The state of one worker: its learner, where the run stands, when it last said so."""
+    """The state of one worker: its training step, the progress, when it last reported and saved."""
 
-    def __init__(self, job: Job, group: Group) -> None:
-        self.job, self.config, self.run, self.group = job, job.config, job.run, group
-        self.steps = count_steps(job)
+    def __init__(self, task: TrainTask, group: Group) -> None:
+        self.task, self.config, self.run, self.group = task, task.config, task.run, group
+        self.steps = count_steps(task)
         torch.manual_seed(self.config.seed)
-        self.lesson = job.begin(group)
+        task.start(group)
         state = self.run.read_checkpoint("last") if self.run.has_checkpoint("last") else None
         if not state:
-            self._tell(notes=self.lesson.load_weights())
+            self._report(notes=task.load_weights())
         total = self.config.epochs * self.steps
-        self.learner = Learner(
-            self.config, self.lesson.network, self.lesson.goal, self.group, total
-        )
+        self.training = TrainingStep(self.config, task.network, task.objective, group, total)
         self.progress = self._restore(state) if state else Progress()
         self._check_place()
-        self.told = self.saved = time.monotonic()
+        self.reported = self.saved = time.monotonic()
 
     def _check_place(self) -> None:
-        """All workers must go on from the same step: one may have read a checkpoint's successor."""
+        """Fail if workers start from different steps: one of them has read a newer checkpoint."""
         done = self.progress.epoch * self.steps + self.progress.step
         place = torch.tensor(float(done), dtype=torch.float64, device=self.group.device)
         total = self.group.add_up(place)
@@ -163,20 +162,20 @@ class _Worker:
 
     def _restore(self, state: dict[str, Any]) -> Progress:
         try:
-            self.learner.load(state)
+            self.training.load(state)
             return Progress(**state["progress"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             what = f"it is of another network or run ({type(error).__name__})"
             raise CheckpointError(what, f"{self.run.uri}/checkpoints/last.pt", GO_BACK) from None
 
     def train(self) -> None:
-        """All epochs that are left."""
+        """Train all epochs that are left."""
         self._describe_machine()
         at = self.progress
-        self._tell(epoch=at.epoch, step=at.step, best_epoch=at.best_epoch)
+        self._report(epoch=at.epoch, step=at.step, best_epoch=at.best_epoch)
         if self.progress.is_done(self.config):
             return
-        batches = self.lesson.stream_training(at.epoch, at.step)
+        batches = self.task.stream_training(at.epoch, at.step)
         try:
             while not self.progress.is_done(self.config):
                 self._train_epoch(batches)
@@ -186,37 +185,37 @@ class _Worker:
     def _train_epoch(self, batches: Iterator[Batch]) -> None:
         progress = self.progress
         begun = time.monotonic() - progress.seconds
-        sums = self.learner.empty_sums()
+        sums = self.training.empty_sums()
         if progress.sums and self.group.rank == 0:
             sums += torch.tensor(progress.sums, dtype=sums.dtype, device=sums.device)
         while progress.step < self.steps:
             number = progress.epoch * self.steps + progress.step
-            sums += self.learner.step(next(batches), progress.epoch, number, progress.step)
+            sums += self.training.step(next(batches), progress.epoch, number, progress.step)
             progress.step += 1
             progress.seconds = time.monotonic() - begun
-            self._tell_step(sums)
+            self._report_step(sums)
             if progress.step < self.steps and self._is_time():
                 progress.sums = self.group.add_up(sums.clone()).tolist()
                 self._save("last")
         row = self._measure("train", self.group.add_up(sums))
-        self.learner.share_buffers()
+        self.training.share_buffers()
         checked = self._validate()
         self._end_epoch([row, checked] if checked else [row])
 
     def _validate(self) -> dict[str, Any] | None:
-        if not self.job.rows[1]:
+        if not self.task.rows[1]:
             return None
         begun = time.monotonic()
-        sums = self.learner.empty_sums()
-        for batch in self.lesson.stream_validation():
-            sums += self.learner.validate(batch)
+        sums = self.training.empty_sums()
+        for batch in self.task.stream_validation():
+            sums += self.training.validate(batch)
         self.progress.seconds = time.monotonic() - begun
         return self._measure("validation", self.group.add_up(sums))
 
     def _end_epoch(self, rows: list[dict[str, Any]]) -> None:
         progress = self.progress
-        self._tell_lost()
-        # Of validation series without any label nothing is known.
+        self._report_skipped()
+        # The validation loss is None if no series of the split has a label.
         loss = next((row["loss"] for row in reversed(rows) if row["loss"] is not None), None)
         if loss is None or not math.isfinite(loss):
             what = "no series gave a volume with a label" if loss is None else "loss is not finite"
@@ -232,29 +231,29 @@ class _Worker:
             None,
         )
         if self.group.rank == 0:
-            # last.pt comes last: what is missing after a kill is made once more.
+            # last.pt is written last: a run killed before that repeats what is missing.
             self.run.write_metrics(rows)
         if is_best:
             self._save("best")
         self._save("last")
-        self._tell(rows=rows, epoch=progress.epoch, step=0, best_epoch=progress.best_epoch)
+        self._report(rows=rows, epoch=progress.epoch, step=0, best_epoch=progress.best_epoch)
 
     def _measure(self, split: str, sums: Tensor) -> dict[str, Any]:
-        """A row of metrics.csv out of the sums of all workers."""
+        """A split and the sums of all workers -> its row of metrics.csv."""
         progress = self.progress
-        n_rows = self.steps * self.config.batch if split == "train" else self.job.rows[1]
+        n_rows = self.steps * self.config.batch if split == "train" else self.task.rows[1]
         step = (progress.epoch + 1) * self.steps
         return {
             "epoch": progress.epoch,
             "step": step,
             "split": split,
-            "learning_rate": self.learner.rate(step - 1),
+            "learning_rate": self.training.rate(step - 1),
             "seconds": progress.seconds,
             "volumes_per_s": n_rows / max(progress.seconds, 1e-9),
-        } | self.lesson.goal.summarise(sums)
+        } | self.task.objective.summarise(sums)
 
     def _is_time(self) -> bool:
-        """Whether rank 0 finds that a checkpoint is due: clocks differ, so all ask it."""
+        """Whether a checkpoint is due by the clock of rank 0; all ask it, because clocks differ."""
         if not self.config.checkpoint_minutes:
             return False
         due = time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes
@@ -265,14 +264,14 @@ class _Worker:
         self.saved = time.monotonic()
         if self.group.rank:
             return
-        state = self.lesson.describe()
-        state |= {"run": self.job.about, "progress": asdict(self.progress)}
+        state = self.task.describe()
+        state |= {"run": self.task.about, "progress": asdict(self.progress)}
         if name == "last":
-            state |= self.learner.save()
+            state |= self.training.save()
         self.run.write_checkpoint(state, name)
 
     def _describe_machine(self) -> None:
-        """Add to run.json on what the workers run."""
+        """Add hardware and versions of the workers to run.json."""
         if self.group.rank:
             return
         is_cuda = self.group.device.type == "cuda"
@@ -285,27 +284,27 @@ class _Worker:
         }
         self.run.write_run(self.run.read_run() | {"machine": machine})
 
-    def _tell_step(self, sums: Tensor) -> None:
-        if self.group.rank or time.monotonic() - self.told < TELL_EVERY_S:
+    def _report_step(self, sums: Tensor) -> None:
+        if self.group.rank or time.monotonic() - self.reported < PROGRESS_EVERY_S:
             return
-        loss = self.lesson.goal.summarise(sums)["loss"]
-        news = {} if loss is None else {"loss": loss}
-        self._tell(epoch=self.progress.epoch, step=self.progress.step, **news)
-        self.told = time.monotonic()
+        loss = self.task.objective.summarise(sums)["loss"]
+        event = {} if loss is None else {"loss": loss}
+        self._report(epoch=self.progress.epoch, step=self.progress.step, **event)
+        self.reported = time.monotonic()
 
-    def _tell_lost(self) -> None:
-        """Say how many series of the epoch gave this worker no volume, and why."""
-        lost = self.lesson.lost
-        if lost:
-            told = ", ".join(f"{n} {reason}" for reason, n in lost.most_common())
-            notes = [f"epoch {self.progress.epoch + 1}: series without a volume: {told}"]
+    def _report_skipped(self) -> None:
+        """Report how many series of the epoch gave this worker no volume, by reason."""
+        skipped = self.task.skipped
+        if skipped:
+            reasons = ", ".join(f"{n} {reason}" for reason, n in skipped.most_common())
+            notes = [f"epoch {self.progress.epoch + 1}: series without a volume: {reasons}"]
             self._post(notes=notes)
-            lost.clear()
+            skipped.clear()
 
-    def _tell(self, **news: Any) -> None:
+    def _report(self, **event: Any) -> None:
         if self.group.rank == 0:
-            self._post(**news)
+            self._post(**event)
 
-    def _post(self, **news: Any) -> None:
-        if self.job.board is not None:
-            self.job.board.post.remote(news)
+    def _post(self, **event: Any) -> None:
+        if self.task.events is not None:
+            self.task.events.post.remote(event)

@@ -148,12 +148,12 @@ def count_classes(series: pa.Table, heads: tuple[Head, ...]) -> dict[str, dict[s
             counts[head.name] = {"known": known, "unknown": len(values) - known}
             continue
         if head.kind == "multi":
-            told = Counter(n for row in values for n, value in enumerate(row) if value == 1)
-            told[-1] = sum(-1 in row for row in values)
+            by_class = Counter(n for row in values for n, value in enumerate(row) if value == 1)
+            by_class[-1] = sum(-1 in row for row in values)
         else:
-            told = Counter(values)
-        counts[head.name] = {name: told[n] for n, name in enumerate(head.classes)}
-        counts[head.name]["unknown"] = told[-1]
+            by_class = Counter(values)
+        counts[head.name] = {name: by_class[n] for n, name in enumerate(head.classes)}
+        counts[head.name]["unknown"] = by_class[-1]
     return counts
 
 
@@ -170,23 +170,23 @@ def weigh_classes(
     for head in heads:
         if head.kind == "scalar":
             continue
-        told = [counts[head.name][name] for name in head.classes]
-        missing = [name for name, n in zip(head.classes, told, strict=True) if not n]
+        n_series = [counts[head.name][name] for name in head.classes]
+        missing = [name for name, n in zip(head.classes, n_series, strict=True) if not n]
         if missing:
-            whole = len(missing) == len(told)
-            what = "any class" if whole else ", ".join(missing)
+            is_all = len(missing) == len(n_series)
+            what = "any class" if is_all else ", ".join(missing)
             warnings.append(f"no series to learn {head.name} from: {what}")
         if head.kind == "multi":
             total = counts["spacing"]["known"] + counts["spacing"]["unknown"]
             known = total - counts[head.name]["unknown"]
-            ratio = [(max(known - n, 0) / n) ** 0.5 if n else 1.0 for n in told]
+            ratio = [(max(known - n, 0) / n) ** 0.5 if n else 1.0 for n in n_series]
             weights[head.name] = [min(max(r, 1.0), 10.0) if balance else 1.0 for r in ratio]
             continue
-        raw = [(n**-0.5 if balance else 1.0) if n else 0.0 for n in told]
-        mean = sum(w * n for w, n in zip(raw, told, strict=True)) / max(sum(told), 1) or 1.0
-        weights[head.name] = [w / mean for w in raw]
-    told = [n for head in heads for name, n in counts[head.name].items() if name != "unknown"]
-    if not any(told):
+        raw = [(n**-0.5 if balance else 1.0) if n else 0.0 for n in n_series]
+        mean = sum(w * n for w, n in zip(raw, n_series, strict=True)) / max(sum(n_series), 1)
+        weights[head.name] = [w / (mean or 1.0) for w in raw]
+    n_labels = [n for head in heads for name, n in counts[head.name].items() if name != "unknown"]
+    if not any(n_labels):
         remedy = "label the lake, or check --where"
         raise SettingError("no series of the training split has a label", "the run", remedy)
     return weights, warnings

@@ -1,14 +1,14 @@
-"""Pretraining as train/loop.py takes it: a network with five heads, volumes and labels streamed.
+"""The pretraining task for the training loop: batches of streamed volumes with their labels.
 
-Each worker streams its own part of every batch (stream.py), so that nothing depends on how many
-there are.
+Each worker streams its own part of every batch (volume/stream.py), so that the course of a training
+does not depend on their number.
 """
 
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import ray
@@ -24,18 +24,19 @@ from radnet_lake.volume.resample import ResampleSettings
 from radnet_lake.volume.stream import SeriesIndex, StreamConfig, stream_volumes
 
 STREAM_TASKS = 2000
-"""Read tasks of one dataset: Ray Data makes them all before it starts the first."""
+"""At most, of one dataset: Ray Data makes all of its read tasks before it starts the first."""
 TASK_VOLUMES = 64
-"""Roughly, of a read task."""
+"""Approximate number of volumes of a read task."""
 BATCHES_AHEAD = 2
 
 
-class Job(NamedTuple):
-    """What all workers of a pretraining are told.
+@dataclass(eq=False)
+class PretrainTask:
+    """A network with a head for each label, trained on the volumes of a lake; see loop.TrainTask.
 
-    lake: version of it that was indexed. train, validation: SeriesIndex.rows of each split in
-    Ray's object store, and how many rows; None without any. about: what a checkpoint says of its
-    run. board: actor that the driver reads (cluster.start_board).
+    train, validation: SeriesIndex.rows of each split (on workers: their reference in Ray's object
+    store), and their number; validation is None without any. weights: of the classes. about:
+    provenance for checkpoints. events: event queue that the driver reads.
     """
 
     config: TrainConfig
@@ -45,39 +46,35 @@ class Job(NamedTuple):
     train: tuple[Any, int]
     validation: tuple[Any, int] | None
     about: dict[str, Any]
-    board: Any
+    events: Any = None
+    group: Group = field(init=False)
+    network: RadNet = field(init=False)
+    objective: Objective = field(init=False)
+    skipped: Counter[str] = field(init=False, default_factory=Counter)
 
     @property
     def rows(self) -> tuple[int, int]:
-        """Series of the training and the validation split."""
+        """Number of series of the training and of the validation split."""
         return self.train[1], self.validation[1] if self.validation else 0
 
-    def begin(self, group: Group) -> "Pretraining":
-        """What one worker learns."""
-        return Pretraining(self, group)
-
-
-class Pretraining:
-    """See train_worker.Lesson. lost: why series gave this worker no volume, and how many."""
-
-    def __init__(self, job: Job, group: Group) -> None:
-        self.job, self.config, self.group = job, job.config, group
-        self.network = RadNet(job.config.network)
-        self.goal = Objective(self.network.labels, job.weights)
-        self.lost: Counter[str] = Counter()
+    def start(self, group: Group) -> None:
+        """Build the network and the objective of this worker."""
+        self.group = group
+        self.network = RadNet(self.config.network)
+        self.objective = Objective(self.network.labels, self.weights)
 
     def load_weights(self) -> list[str]:
-        """Take the weights of --init; what became of them."""
+        """Load the weights of --init -> notes on how they matched."""
         if not self.config.init:
             return []
         report = load_foreign(self.network, self.config.init)
         return [f"--init: {line}" for line in str(report).splitlines()]
 
     def describe(self) -> dict[str, Any]:
-        """Of a checkpoint: what prediction needs."""
+        """Network, weights and preprocessing: the part of a checkpoint that prediction needs."""
         return describe_network(self.network) | {
-            "preprocessing": self.job.settings.version(),
-            "settings": asdict(self.job.settings),
+            "preprocessing": self.settings.version(),
+            "settings": asdict(self.settings),
         }
 
     def _stream(self, source: tuple[Any, int], config: StreamConfig) -> Iterator[Batch]:
@@ -90,34 +87,34 @@ class Pretraining:
             prefetch_batches=BATCHES_AHEAD,
         ):
             if "reason" in columns:
-                self.lost.update(reason for reason in columns["reason"] if reason is not None)
+                self.skipped.update(reason for reason in columns["reason"] if reason is not None)
             yield to_batch(columns, self.group.device)
 
     def stream_training(self, epoch: int, step: int) -> Iterator[Batch]:
-        """This worker's parts of the batches of all epochs to come, one epoch after the other."""
+        """This worker's parts of all batches from that epoch and step to the end of the run."""
         config, at, skip = self.config, epoch, step * self.config.batch
-        at_once = max(1, STREAM_TASKS * TASK_VOLUMES * self.group.workers // self.job.train[1])
+        at_once = max(1, STREAM_TASKS * TASK_VOLUMES * self.group.workers // self.train[1])
         while at < config.epochs:
             epochs = min(at_once, config.epochs - at)
             wanted = self._choose(config.batch)
             wanted = replace(wanted, epochs=epochs, first_epoch=at, skip=skip)
-            yield from self._stream(self.job.train, wanted)
+            yield from self._stream(self.train, wanted)
             at, skip = at + epochs, 0
 
     def stream_validation(self) -> Iterator[Batch]:
-        """This worker's part of the validation split, every series once."""
-        assert self.job.validation
-        if self.job.validation[1] <= self.group.rank:
+        """This worker's part of the validation split, each series once."""
+        assert self.validation
+        if self.validation[1] <= self.group.rank:
             return
         wanted = replace(self._choose(0), shuffle=False)
-        yield from self._stream(self.job.validation, wanted)
+        yield from self._stream(self.validation, wanted)
 
     def _choose(self, batch: int) -> StreamConfig:
         config = self.config
         return StreamConfig(
             lake=config.lake,
             source=config.source,
-            settings=self.job.settings,
+            settings=self.settings,
             seed=config.seed,
             uids=False,
             failures=config.source == "lake",
@@ -128,9 +125,9 @@ class Pretraining:
 
 
 def to_batch(columns: Mapping[str, Any], device: torch.device) -> Batch:
-    """Columns of stream_volumes as arrays -> tensors on the device; they are copied.
+    """Columns of stream_volumes as arrays -> copies of them as tensors on the device.
 
-    Labels of a series that gave no volume are unknown.
+    Labels of a series without a volume are set to unknown.
     """
     tensors = {}
     for name in ("volume", "sequence", "view", "contrast", "coverage", "spacing"):

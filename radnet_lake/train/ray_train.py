@@ -1,6 +1,6 @@
-"""A job on Ray Train: workers are started and watched, and started again where one is lost.
+"""A training task on Ray Train: starts and watches workers, restarts them if one is lost.
 
-They go on from the run's last checkpoint.
+They continue from the run's last checkpoint.
 """
 
 import logging
@@ -25,14 +25,14 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 from radnet_lake.errors import RadnetLakeError, SettingError
 from radnet_lake.progress import Progress
 from radnet_lake.train.config import TrainerConfig
-from radnet_lake.train.loop import Job, train_on_worker
+from radnet_lake.train.loop import TrainTask, train_on_worker
 
 WORKER_CPUS = 0.75
-"""Logical CPUs of a worker: what it leaves of each is for loading volumes."""
+"""Logical CPUs of a worker; the rest of each CPU is for loading volumes."""
 START_S = 90
-"""Time after which workers that did not start are told of: Ray waits for resources for ever."""
+"""Time after which a warning says that no worker has started: Ray waits for resources forever."""
 LOOK_EVERY_S = 0.5
-"""How often Ray Train looks after its workers, and we at what they tell."""
+"""How often Ray Train checks its workers, and the driver their event queue."""
 
 CLEANER_S = 2
 """How long Ray Train's cleaner waits for the dashboard."""
@@ -40,12 +40,12 @@ CLEANER_S = 2
 
 @dataclass
 class TrainReport:
-    """How a training goes. Epochs count from 0, as in metrics.csv.
+    """Progress and result of a training. Epochs count from 0, as in metrics.csv.
 
-    warnings: what is odd about series or labels. series: of each split. steps: of an epoch of
-    `batch` series. epoch, step: the one under way; begun: volumes that an earlier run had learned
-    from, -1 before the workers are up. loss: of the epoch so far. best_epoch: that of
-    the lowest validation loss, -1 before the first. rows: of metrics.csv, of epochs that ended now.
+    warnings: about series, labels and weights. series: number of each split. steps: of an epoch, of
+    `batch` series each. epoch, step: the current ones; begun: volumes that an earlier run had
+    trained on, -1 before the workers have started. loss: of the epoch so far. best_epoch: that of
+    the lowest validation loss, -1 before the first. rows: of metrics.csv, of epochs of this run.
     unit: what a split consists of. measured_by: the command to run next.
     """
 
@@ -67,7 +67,7 @@ class TrainReport:
 
     @property
     def volumes(self) -> int:
-        """Volumes that were learned from, from the start of the run."""
+        """Number of volumes trained on since the start of the run."""
         return (self.epoch * self.steps + self.step) * self.batch
 
     def __str__(self) -> str:
@@ -133,7 +133,7 @@ def _describe_epoch(row: dict[str, Any], epochs: int) -> str:
 
 
 def check_resources(config: TrainerConfig) -> None:
-    """Raise SettingError at once for what a cluster of fixed size will never have."""
+    """Raise SettingError if a local Ray has fewer CPUs or GPUs than the workers need."""
     if os.environ.get("RAY_ADDRESS"):
         return
     kind, each = ("GPU", 1.0) if config.gpu else ("CPU", WORKER_CPUS)
@@ -150,22 +150,22 @@ def _describe_wait() -> str:
     return f"no worker has begun for {START_S} s; free in the Ray cluster: {free}"
 
 
-def run_workers(job: Job, report: TrainReport, progress: Progress) -> None:
-    """Train until the run is over; meanwhile keep the report, and show it.
+def run_workers(task: TrainTask, report: TrainReport, progress: Progress) -> None:
+    """Train until the run is over; meanwhile update the report and show it.
 
-    Raises RadnetLakeError: that of a worker, or what became of one that failed too often.
+    Raises RadnetLakeError: that of a worker, or one that says why workers failed too often.
     """
     started = time.monotonic()
-    with _following(job.board, report, progress):
-        _fit(job)
+    with _following(task.events, report, progress):
+        _fit(task)
     report.seconds = time.monotonic() - started
 
 
-def _fit(job: Job) -> None:
-    config = job.config
+def _fit(task: TrainTask) -> None:
+    config = task.config
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(LOOK_EVERY_S))
     if not os.environ.get("RAY_ADDRESS"):
-        # Nobody takes this machine away from us; its watcher is one more process to start.
+        # A local machine is not preempted; the watcher would be one more process to start.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     for name in ("ray.train", "ray.data"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -173,23 +173,23 @@ def _fit(job: Job) -> None:
     with tempfile.TemporaryDirectory(prefix="radnet-train-") as unused:
         trainer = _Trainer(
             train_on_worker,
-            train_loop_config={"job": job},
+            train_loop_config={"task": task},
             scaling_config=ScalingConfig(
                 num_workers=workers,
                 use_gpu=config.gpu,
                 resources_per_worker={"CPU": WORKER_CPUS} | ({"GPU": 1} if config.gpu else {}),
-                # More workers begin at the last checkpoint: not more often than there is one.
+                # Added workers start at the last checkpoint: not more often than one is written.
                 elastic_resize_monitor_interval_s=max(60, 60 * config.checkpoint_minutes),
             ),
             run_config=RunConfig(
-                # Our checkpoints are files of the run's folder: Ray Train has nothing to store.
+                # Checkpoints are files of the run's folder: Ray Train stores nothing.
                 storage_path=unused,
                 failure_config=FailureConfig(max_failures=config.retries),
-                callbacks=[_StopForGood()],
+                callbacks=[_StopWithoutRetry()],
                 logging_config=LoggingConfig(log_level="CRITICAL"),
             ),
         )
-        # Ctrl-C must come out as such: Ray Train would end the process, as if all were done.
+        # Ctrl-C must raise KeyboardInterrupt: Ray Train would end the process as if all were done.
         trainer._register_sigint_handler = lambda controller: None
         try:
             trainer.fit()
@@ -199,10 +199,10 @@ def _fit(job: Job) -> None:
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
     def _create_default_callbacks(self) -> list[Any]:
-        """Measured on Ray 2.60: a Ray without a dashboard kept each finished run waiting for 10 s.
+        """Ray Train's callbacks, without the cleaner of placement groups or with a short time-out.
 
-        It was for the cleaner of what a dead run held, which asks the dashboard who lives. A Ray of
-        our own ends with the run and needs none; on others it waits for less long.
+        Measured on Ray 2.60: without a dashboard the cleaner, which asks it for live actors, kept
+        each finished run waiting for 10 s. A local Ray ends with the run and needs no cleaner.
         """
         kept = []
         for callback in super()._create_default_callbacks():
@@ -214,8 +214,8 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         return kept
 
 
-class _StopForGood(UserCallback):  # type: ignore[misc]
-    """Ends the run at an error of ours: it would come again at every retry."""
+class _StopWithoutRetry(UserCallback):  # type: ignore[misc]
+    """Ends the run at a RadnetLakeError, because each retry would raise it again."""
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         for error in map(_unwrap, worker_exceptions.values()):
@@ -246,19 +246,19 @@ def _to_own(error: TrainingFailedError) -> RadnetLakeError:
 
 
 @contextmanager
-def _following(board: Any, report: TrainReport, progress: Progress) -> Iterator[None]:
-    """Meanwhile, keep the report as the workers tell, and show it."""
+def _following(queue: Any, report: TrainReport, progress: Progress) -> Iterator[None]:
+    """Update the report from the workers' events and show it, until the block ends."""
     over = threading.Event()
     late = time.monotonic() + START_S
     shown = _Shown(report, progress)
 
     def look() -> None:
-        for news in ray.get(board.take.remote()):
-            report.rows += news.pop("rows", [])
-            report.warnings += news.pop("notes", [])
-            for name, value in news.items():
+        for event in ray.get(queue.take.remote()):
+            report.rows += event.pop("rows", [])
+            report.warnings += event.pop("notes", [])
+            for name, value in event.items():
                 setattr(report, name, value)
-            if report.begun < 0 and "step" in news:
+            if report.begun < 0 and "step" in event:
                 report.begun = report.volumes
         nonlocal late
         if report.begun < 0 and time.monotonic() > late:

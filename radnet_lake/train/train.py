@@ -1,4 +1,4 @@
-"""Pretraining on Ray: the run's folder is made or taken up, its workers are started.
+"""Pretraining on Ray: settings in, a run folder with checkpoints and metrics out.
 
 config = TrainConfig(out="run", lake="lake", depth=18, width=16)
 report = train(config)
@@ -30,7 +30,7 @@ from radnet_lake.train.pretrain_plan import (
     resume_config,
     weigh_classes,
 )
-from radnet_lake.train.pretrain_task import Job
+from radnet_lake.train.pretrain_task import PretrainTask
 from radnet_lake.train.ray_train import TrainReport, check_resources, run_workers
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.volume.resample import ResampleSettings
@@ -40,7 +40,7 @@ __all__ = ["TrainConfig", "TrainReport", "resume_config", "train"]
 
 
 def train(config: TrainConfig, progress: Progress = show_nothing) -> TrainReport:
-    """Train a network, or go on with it; returns how it went. The run's folder holds the rest.
+    """Train a network, or resume a run -> a report; the run's folder holds the results.
 
     Raises SettingError for a wrong setting, a lake without volumes or labels to learn from, a
     folder that holds a run already; CheckpointError for a damaged last checkpoint; RadnetLakeError
@@ -51,20 +51,21 @@ def train(config: TrainConfig, progress: Progress = show_nothing) -> TrainReport
     init = config.init and absolute_uri(config.init)
     config = replace(config, lake=absolute_uri(locate_lake(config.lake)), init=init)
     run = RunFolder(config.out)
-    job, report = _resume(config, run) if config.resume else _start(config, run)
+    task, report = _resume(config, run) if config.resume else _start(config, run)
     start_ray()
     check_resources(config)
-    job = job._replace(
-        train=(ray.put(job.train[0]), job.train[1]),
-        validation=job.validation and (ray.put(job.validation[0]), job.validation[1]),
-        board=start_board(),
+    task = replace(
+        task,
+        train=(ray.put(task.train[0]), task.train[1]),
+        validation=task.validation and (ray.put(task.validation[0]), task.validation[1]),
+        events=start_board(),
     )
-    run_workers(job, report, progress)
+    run_workers(task, report, progress)
     return report
 
 
-def _start(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
-    """Freeze what the run is made of; from then on its folder is a run."""
+def _start(config: TrainConfig, run: RunFolder) -> tuple[PretrainTask, TrainReport]:
+    """Write series, labels and settings of a new run into its folder -> its task and report."""
     if run.exists() or run.has_checkpoint("last"):
         remedy = f"go on with it by --resume --out {run.uri}, or name another folder"
         raise SettingError("holds a run already", run.uri, remedy)
@@ -80,15 +81,15 @@ def _start(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
     if stale := warn_if_stale(open_lake(config.lake)):
         warnings.append(stale)
     about |= {"weights": weights, "warnings": warnings}
-    job, report = _plan(config, run, about, series)
+    task, report = _plan(config, run, about, series)
     run.write_series(series)
     run.write_run(about)
     run.write_config(keep_config(config))
-    return job, report
+    return task, report
 
 
-def _resume(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
-    """Take up a run as it was left, with the series and labels that it had."""
+def _resume(config: TrainConfig, run: RunFolder) -> tuple[PretrainTask, TrainReport]:
+    """Read a run's folder -> its task and report, with the series and labels of its start."""
     refuse_changes(keep_config(config), run.read_config())
     about = run.read_run()
     if run.has_checkpoint("last"):
@@ -96,14 +97,14 @@ def _resume(config: TrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
             run.read_checkpoint("last")
         except CheckpointError as error:
             raise CheckpointError(error.what, error.where, GO_BACK) from None
-    job, report = _plan(config, run, about, run.read_series())
+    task, report = _plan(config, run, about, run.read_series())
     run.write_config(keep_config(config))
-    return job, report
+    return task, report
 
 
 def _plan(
     config: TrainConfig, run: RunFolder, about: dict[str, Any], series: pa.Table
-) -> tuple[Job, TrainReport]:
+) -> tuple[PretrainTask, TrainReport]:
     settings = ResampleSettings(**about["settings"])
     stream = StreamConfig(
         config.lake, split="", where=config.where, source=config.source, settings=settings
@@ -121,23 +122,22 @@ def _plan(
     if n_train < config.batch:
         what = f"the training split has {n_train} series, fewer than a batch of {config.batch}"
         raise SettingError(what, "--batch", "give a smaller one, or label and preprocess more")
-    told = ("lake", "lake_version", "rule_set", "mode", "series", "seed", "radnet_lake", "git")
-    # A condition may name patients; weights travel further than the run's folder.
-    settled = {name: value for name, value in keep_config(config).items() if name != "where"}
-    kept = {name: about[name] for name in told} | {"config": settled}
-    job = Job(
+    names = ("lake", "lake_version", "rule_set", "mode", "series", "seed", "radnet_lake", "git")
+    # A condition may name patients, and weights are passed on without the run's folder.
+    kept = {name: value for name, value in keep_config(config).items() if name != "where"}
+    provenance = {name: about[name] for name in names} | {"config": kept}
+    task = PretrainTask(
         config=config,
         run=run,
         settings=settings,
         weights=about["weights"],
         train=(split["train"], n_train),
         validation=(split["validation"], n_checked) if n_checked else None,
-        about=kept,
-        board=None,
+        about=provenance,
     )
     warnings = list(about["warnings"])
     if not n_checked:
         warnings.append("no series to validate with: the best epoch is that of the training loss")
-    steps = count_steps(job)
+    steps = count_steps(task)
     report = TrainReport(run.uri, warnings, about["series"], config.epochs, steps, config.batch)
-    return job, report
+    return task, report

@@ -17,7 +17,7 @@ from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import start_board, start_ray
 from radnet_lake.storage.sources import absolute_uri
 from radnet_lake.train.config import refuse_changes
-from radnet_lake.train.loop import GO_BACK, count_steps, learn
+from radnet_lake.train.loop import GO_BACK, count_steps, run_task
 from radnet_lake.train.provenance import describe_code
 from radnet_lake.train.ray_train import TrainReport, check_resources, run_workers
 from radnet_lake.train.run_folder import RunFolder
@@ -33,7 +33,7 @@ from radnet_lake.transfer.train_plan import (
     keep_liver_config,
     list_examples,
 )
-from radnet_lake.transfer.train_task import Job
+from radnet_lake.transfer.train_task import SegmentTask
 from radnet_lake.transfer.windows import Region
 
 __all__ = ["LiverTrainConfig", "TrainReport", "train_here", "train_liver"]
@@ -49,26 +49,26 @@ def train_liver(config: LiverTrainConfig, progress: Progress = show_nothing) -> 
     RadnetLakeError where loss or gradient are not finite, or the workers fail more often than
     `retries`; StoreError. What the last checkpoint has stays; resume goes on from it.
     """
-    job, report = _prepare(config)
+    task, report = _prepare(config)
     start_ray()
     check_resources(config)
-    run_workers(job._replace(board=start_board()), report, progress)
+    run_workers(replace(task, events=start_board()), report, progress)
     return report
 
 
 def train_here(config: LiverTrainConfig) -> TrainReport:
     """The same in this process alone, as for the trials of a sweep. Raises as train_liver."""
-    job, report = _prepare(config)
-    learn(job, stand_alone(config.gpu))
+    task, report = _prepare(config)
+    run_task(task, stand_alone(config.gpu))
     return report
 
 
-def _prepare(config: LiverTrainConfig) -> tuple[Job, TrainReport]:
+def _prepare(config: LiverTrainConfig) -> tuple[SegmentTask, TrainReport]:
     run = RunFolder(config.out)
     return _resume(config, run) if config.resume else _start(config, run)
 
 
-def _start(config: LiverTrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
+def _start(config: LiverTrainConfig, run: RunFolder) -> tuple[SegmentTask, TrainReport]:
     if run.exists() or run.has_checkpoint("last"):
         remedy = f"go on with it by --resume --out {run.uri}, or name another folder"
         raise SettingError("holds a run already", run.uri, remedy)
@@ -97,17 +97,19 @@ def _start(config: LiverTrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
         "warnings": _warn(config, folder, names, known),
         "seed": config.seed,
     } | describe_code()
-    job, report = _plan(config, run, about)
-    # Errors in them are raised before there is a run.
-    job._replace(weights=weights).begin(Group()).load_weights()
+    task, report = _plan(config, run, about)
+    # Errors in the weights are raised before there is a run.
+    trial = replace(task, weights=weights)
+    trial.start(Group())
+    trial.load_weights()
     if (regions := folder.read_network()) is not None:
         run.folder.write(REGIONS, encode_checkpoint(regions))
     run.write_run(about)
     run.write_config(keep_liver_config(config))
-    return job, report
+    return task, report
 
 
-def _resume(config: LiverTrainConfig, run: RunFolder) -> tuple[Job, TrainReport]:
+def _resume(config: LiverTrainConfig, run: RunFolder) -> tuple[SegmentTask, TrainReport]:
     kept = keep_liver_config(config)
     refuse_changes(kept, run.read_config())
     about = run.read_run()
@@ -119,22 +121,22 @@ def _resume(config: LiverTrainConfig, run: RunFolder) -> tuple[Job, TrainReport]
             run.read_checkpoint("last")
         except CheckpointError as error:
             raise CheckpointError(error.what, error.where, GO_BACK) from None
-    job, report = _plan(replace(config, cases=absolute_uri(config.cases)), run, about)
-    _refuse_other_cases(job)
+    task, report = _plan(replace(config, cases=absolute_uri(config.cases)), run, about)
+    _refuse_other_cases(task)
     run.write_config(kept)
-    return job, report
+    return task, report
 
 
-def _refuse_other_cases(job: Job) -> None:
+def _refuse_other_cases(task: SegmentTask) -> None:
     """Raise SettingError where the cases are not those that the run began with."""
-    folder = CaseFolder(job.cases)
-    check_alike(folder.read_settings(), job.settings, folder.uri)
+    folder = CaseFolder(task.cases)
+    check_alike(folder.read_settings(), task.settings, folder.uri)
     planes = {row["case"]: (row["rows"], row["columns"]) for row in folder.read_cases().to_pylist()}
-    for name, region in (*job.train, *job.validation):
+    for name, region in (*task.train, *task.validation):
         ends = [at + size for at, size in zip(region.start[1:], region.shape[1:], strict=True)]
         whole = planes.get(name) or (None, None)
         is_other = None in whole or any(end > size for end, size in zip(ends, whole, strict=True))
-        if is_other or (not job.config.refine and region.shape[1:] != whole):
+        if is_other or (not task.config.refine and region.shape[1:] != whole):
             what = f"case {name} is not the one that the run learned from"
             raise SettingError(what, folder.uri, "name the run's own cases, or train anew")
 
@@ -158,7 +160,7 @@ def _warn(
 
 def _plan(
     config: LiverTrainConfig, run: RunFolder, about: dict[str, Any]
-) -> tuple[Job, TrainReport]:
+) -> tuple[SegmentTask, TrainReport]:
     where = f"{run.uri}/run.json"
     try:
         settings = decode_settings(about["cases"], where)
@@ -182,22 +184,21 @@ def _plan(
         n = len(examples["train"])
         what = f"the training cases have {n} windows, fewer than a batch of {config.batch}"
         raise SettingError(what, "--batch", "give a smaller one, or prepare more cases")
-    told = ("organ", "series", "seed", "radnet_lake", "git")
-    kept = {name: about[name] for name in told} | {"config": keep_liver_config(config)}
-    job = Job(
+    names = ("organ", "series", "seed", "radnet_lake", "git")
+    kept = {name: about[name] for name in names} | {"config": keep_liver_config(config)}
+    task = SegmentTask(
         config=config,
         run=run,
         cases=config.cases,
         settings=settings,
-        network=network,
+        shape=network,
         weights=weights,
         train=examples["train"],
         validation=examples["validation"],
         about=kept,
-        board=None,
     )
-    steps = count_steps(job)
-    return job, TrainReport(
+    steps = count_steps(task)
+    return task, TrainReport(
         run.uri, warnings, series, config.epochs, steps, config.batch,
         unit="cases", measured_by="liver evaluate",
     )  # fmt: skip

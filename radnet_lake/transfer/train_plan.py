@@ -118,10 +118,10 @@ def choose_network(config: LiverTrainConfig, cases: CaseFolder) -> NetworkSettin
     a flag contradicts the weights, CheckpointError for damaged weights.
     """
     names = ("depth", "width", "norm", "encoder", "stem_stride", "standardise")
-    told = {name: value for name in names if (value := getattr(config, name))}
+    flags = {name: value for name in names if (value := getattr(config, name))}
     uri = find_weights(config, cases)
     own = read_network_config(uri) if uri else None
-    for name, value in told.items():
+    for name, value in flags.items():
         if own and getattr(own, name) != value:
             what = f"the weights to start with have {name} {getattr(own, name)}, not {value}"
             raise SettingError(what, name_flag(name), "leave it out, or start with other weights")
@@ -129,7 +129,7 @@ def choose_network(config: LiverTrainConfig, cases: CaseFolder) -> NetworkSettin
         return own
     state = None if config.init else cases.read_network()
     like = NetworkSettings(**state["network"]) if state else NetworkSettings()
-    return replace(like, **told)
+    return replace(like, **flags)
 
 
 def draw_cases(cases: pa.Table, split: str, share: float = 1.0, seed: int = 0) -> list[str]:
