@@ -25,7 +25,7 @@ LIVER ?= $(RUN)-liver-$(LIVER_PATIENTS)
 # Each of Ray's many processes would compile all libraries anew where bytecode may not be written.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: setup demo reproduce reproduce-liver quick test test-all check format schema benchmark clean
+.PHONY: setup demo reproduce reproduce-liver quick test test-all check format docs benchmark clean
 
 setup: $(VENV)/.ready
 
@@ -88,9 +88,8 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: setup
-	$(BIN)/python -m radnet_lake.schema > sql/SCHEMA.md
-	$(BIN)/python -m radnet_lake.label.docs_tables
+docs: setup
+	$(BIN)/python -m radnet_lake.cli.docs
 
 benchmark: setup
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,benchmark]"

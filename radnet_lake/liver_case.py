@@ -1,4 +1,4 @@
-"""Kept name: radnet_lake.liver_case."""
+"""Public name: takes files of a CT and a mask (LiTS, NIfTI, DICOM), gives both on one grid."""
 
 from radnet_lake.transfer.case import (
     LiverCase,

@@ -433,7 +433,7 @@ def describe() -> str:
     lines = [
         "# The lake's schema",
         "",
-        f"Version {SCHEMA_VERSION}. Printed by `make schema` out of schema.py and attributes.csv.",
+        f"Version {SCHEMA_VERSION}. Made by `make docs` out of schema.py and attributes.csv.",
         "",
         "Header columns carry the DICOM keyword. NULL is absent; of text, '' is present but empty;",
         "`empty_keywords`, `unparseable_keywords` and `multivalued_keywords` name the attributes",
@@ -460,7 +460,3 @@ def describe() -> str:
     lines += ["", "## Why there is no volume", "", "| reason | meaning |", "|---|---|"]
     lines += [f"| {reason} | {meaning} |" for reason, meaning in VOLUME_REASONS.items()]
     return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(describe(), end="")

@@ -130,9 +130,3 @@ _OTHER_MEANINGS = {c.name: c.meaning for c in (*schema.ORIGIN, *schema.INSTANCE_
 
 def _shorten(kind: str) -> str:
     return re.sub(r"STRUCT\(.*\)", "STRUCT", kind)
-
-
-if __name__ == "__main__":
-    for name in PAGES:
-        page = DOCS / name
-        page.write_text(refresh(page.read_text(encoding="utf-8")), encoding="utf-8")
