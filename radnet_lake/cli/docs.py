@@ -13,7 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from radnet_lake import liver_case, schema, stream
+import radnet_lake
+from radnet_lake import schema
 from radnet_lake.cli.app import import_name, read_field_texts
 from radnet_lake.cli.commands import COMMANDS
 from radnet_lake.label import docs_tables
@@ -70,7 +71,6 @@ def _describe_field(field: dataclasses.Field[Any], text: str) -> str:
 
 def describe_api() -> str:
     """docs/api.md: the public names with signature and docstring."""
-    import radnet_lake
 
     lines = [
         "# Python API",
@@ -81,8 +81,8 @@ def describe_api() -> str:
     functions = [n for n in radnet_lake.__all__ if callable(getattr(radnet_lake, n))]
     for module, names in (
         (radnet_lake, functions),
-        (stream, stream.__all__),
-        (liver_case, liver_case.__all__),
+        (radnet_lake.stream, radnet_lake.stream.__all__),
+        (radnet_lake.liver_case, radnet_lake.liver_case.__all__),
     ):
         lines += [f"## {module.__name__}", ""]
         for name in names:
