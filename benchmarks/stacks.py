@@ -82,7 +82,7 @@ SYNTAXES: dict[str, tuple[str, Callable[[Image, int], bytes]]] = {
 def plan_series(stack: Stack) -> Series:
     """The patient's first plain axial series of that kind, on a grid of the wanted shape."""
     plans = plan_patient(PhantomConfig("-", size=512), stack.patient)
-    series = next(s for s in plans if s.kind == stack.kind and s.view == "axial" and not s.odd)
+    series = next(s for s in plans if s.kind == stack.kind and s.view == "axial" and not s.oddity)
     grid = series.grids[0]
     middle = grid.origin + (np.array(grid.shape) - 1) / 2 @ grid.steps
     across, along = stack.spacing_mm
@@ -103,7 +103,7 @@ def draw_images(stack: Stack, most: int = 120) -> list[Image]:
     for first in range(0, depth, SLAB):
         count = min(SLAB, depth - first)
         slab = Grid(grid.origin + first * steps[0], steps, (count, *grid.shape[1:]))
-        part = series._replace(grids=(slab,), keep=tuple(range(count)), seed=series.seed + first)
+        part = series._replace(grids=(slab,), slices=tuple(range(count)), seed=series.seed + first)
         padding = find_padding(part, slab)
         images += [quantise_frame(part, image, padding)[0] for image in render_series(part)[0]]
     return [images[k * depth // grid.shape[0]] for k in range(grid.shape[0])]

@@ -1,12 +1,12 @@
-"""The anatomy of the digital patients: organs as rows, read with a draw of each patient's own size.
+"""Takes sex, age and a random generator, gives a digital patient with random organs.
 
-A row is tissues (outer first, each inner one with its inset in mm), then one or more shapes parted
-by "|", in nominal LPS mm (see shape.py). A blob is center and radii; `tube=5` makes a tube of
-radius 5 through any number of points. Options:
+Organs are rows of tables. A row is tissues (outer first, each inner one with its inset in mm), then
+one or more shapes separated by "|", in nominal LPS mm (see shape.py). A blob is center and radii;
+`tube=5` is a tube of radius 5 through any number of points. Options:
 
 p=2.5 power, turn=a,b,c degrees, fold=share:mm surface folds, in=tissue paint only over that,
 both paint the mirror image too, side one side at random, by=name scale by a patient's VARIATION,
-odds=.4 chance to be there, n=1~4 how many, F or M that sex only. `a~b` is drawn between a and b.
+odds=.4 probability, n=1~4 number, F or M that sex only. `a~b` is a uniform random number.
 """
 
 from collections.abc import Iterator
@@ -182,7 +182,7 @@ artery both tube=4 20,4,540 70,-10,566 140,-8,556
 
 
 def build_patient(rng: np.random.Generator, sex: str, age: int) -> Patient:
-    """Draw a patient: size, fat, organ sizes and places, and pathologies differ."""
+    """Draw a patient: body size, fat, sizes and positions of organs, pathologies."""
     small = 0.96 if sex == "F" else 1.02
     height = small * rng.uniform(0.95, 1.04)
     scale = (small * rng.uniform(0.93, 1.06), small * rng.uniform(0.93, 1.06), height)
@@ -198,7 +198,7 @@ def build_patient(rng: np.random.Generator, sex: str, age: int) -> Patient:
 def place_organs(
     rows: str, rng: np.random.Generator, sex: str, sizes: dict[str, float]
 ) -> Iterator[Shape]:
-    """The shapes of a table's rows for this patient, in painting order."""
+    """Rows of a table -> the shapes of this patient, in painting order."""
     for row in rows.strip().splitlines():
         layers, _, rest = row.partition(" ")
         parts = [part.split() for part in rest.split("|")]
@@ -252,7 +252,7 @@ def _inset_shape(shape: Blob | Tube, tissue: str, inset: float) -> Blob | Tube:
 
 
 def build_trunk(rng: np.random.Generator, sex: str) -> Iterator[Shape]:
-    """Skin, subcutaneous fat, muscle, fat of the belly, and thighs."""
+    """Sex -> skin, subcutaneous fat, muscle, abdominal fat and thighs, of random thickness."""
     fat = float(rng.uniform(11, 24)) + (5 if sex == "F" else 0)
     belly = float(rng.uniform(-5, 18))
     hip, shoulder = (8, -14) if sex == "F" else (0, 0)
@@ -276,7 +276,7 @@ def build_trunk(rng: np.random.Generator, sex: str) -> Iterator[Shape]:
 
 
 def build_ribs() -> Iterator[Shape]:
-    """Eleven pairs of ribs on the trunk's ellipses, falling to the front."""
+    """Yield eleven pairs of ribs on the trunk's ellipses, lower at the front."""
     for number in range(11):
         wide = 150 - 3.0 * max(0, 5 - number) ** 1.6
         turns = np.linspace(0.25, 2.75 if number < 8 else 2.125, 9)
@@ -289,7 +289,7 @@ def build_ribs() -> Iterator[Shape]:
 
 
 def build_spine(bend: float) -> Iterator[Shape]:
-    """Vertebrae from L5 to C2 with discs, processes, canal and cord; `bend` mm to the side."""
+    """Lateral bend in mm -> vertebrae from L5 to C2 with discs, processes, canal and cord."""
     heights = (120, 160, 230, 340, 450, 560, 600, 680, 745)
     depths = (66, 48, 38, 50, 62, 48, 36, 24, 16)
 

@@ -1,4 +1,4 @@
-"""The headers of the phantom's CT and MR images, as each vendor writes them, frame by frame."""
+"""Takes a planned series and its pixels, gives CT and MR data sets as its vendor writes them."""
 
 import io
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ CT_PADDING = -2000
 
 
 def fill_dataset(ds: Dataset, **values: object) -> Dataset:
-    """Set attributes by keyword, those that are None left out; returns the same data set."""
+    """Set attributes by keyword, without those that are None; returns the same data set."""
     for keyword, value in values.items():
         if value is not None:
             setattr(ds, keyword, value)
@@ -35,12 +35,12 @@ def fill_dataset(ds: Dataset, **values: object) -> Dataset:
 
 
 def make_item(**values: object) -> Dataset:
-    """A new data set, or item of a sequence, of these attributes."""
+    """Attributes by keyword -> new data set or sequence item."""
     return fill_dataset(Dataset(), **values)
 
 
 def describe_study(series: Series) -> Dataset:
-    """A new data set of what all objects of a study share: patient, study, equipment."""
+    """Series -> new data set of what a study shares: patient, study, equipment."""
     study, vendor = series.study, series.study.vendor
     day = study.day.strftime("%Y%m%d")
     clock = f"{8 + series.number // 12:02d}{5 * (series.number % 12):02d}07"
@@ -64,13 +64,13 @@ def describe_study(series: Series) -> Dataset:
 
 
 def describe_series(series: Series) -> Dataset:
-    """A new data set of what classic and enhanced images of a series share."""
+    """Series -> new data set of what its classic and enhanced images share."""
     study, is_ct, post = series.study, series.study.modality == "CT", series.post
     bits = 16 if is_signed(series) or (is_ct and study.vendor.intercept < -1024) else 12
-    # A site that always names the agent leaves only words to tell before from after.
-    telling = post or is_ct or series.kind in ("T1-SE", "T1-FLAIR", "GR", "RAGE")
+    # A site that always names the agent states before or after in the description only.
+    states_agent = post or is_ct or series.kind in ("T1-SE", "T1-FLAIR", "GR", "RAGE")
     agents = {
-        "named": study.agent if post else None, "everywhere": study.agent if telling else None,
+        "named": study.agent if post else None, "everywhere": study.agent if states_agent else None,
         "empty": "", "none_word": study.agent if post else "NONE",
     }  # fmt: skip
     agent = agents.get(study.habit)
@@ -89,17 +89,17 @@ def describe_series(series: Series) -> Dataset:
 
 
 def build_header(series: Series) -> Dataset:
-    """The attributes that all frames of a classic series share, as this vendor writes them."""
+    """Series -> attributes that all frames of a classic series share, as its vendor writes them."""
     vendor, is_ct, gap = series.study.vendor, series.study.modality == "CT", measure_spacing(series)
-    derived = series.odd == "mip" or series.kind == "ADC"
-    value = {"scout": "LOCALIZER", "mip": "PROJECTION IMAGE"}.get(series.odd, "")
+    derived = series.oddity == "mip" or series.kind == "ADC"
+    value = {"scout": "LOCALIZER", "mip": "PROJECTION IMAGE"}.get(series.oddity, "")
     value = value or ("AXIAL" if is_ct else "ADC" if series.kind == "ADC" else "M")
     words = ["DERIVED", "SECONDARY", value] if derived else ["ORIGINAL", "PRIMARY", value]
     ds = fill_dataset(
         describe_series(series), SOPClassUID=CTImageStorage if is_ct else MRImageStorage,
         ImageType=[*words, "ND"] if vendor.name == "siemens" else words,
         SliceThickness=f"{0.9 * gap:.4g}", SpacingBetweenSlices=None if is_ct else f"{gap:.6g}",
-        DerivationDescription="maximum intensity projection" if series.odd == "mip" else None,
+        DerivationDescription="maximum intensity projection" if series.oddity == "mip" else None,
     )  # fmt: skip
     (_add_ct if is_ct else _add_mr)(ds, series)
     return ds
@@ -110,7 +110,7 @@ def _add_ct(ds: Dataset, series: Series) -> None:
     fill_dataset(
         ds, ScanOptions="HELICAL MODE", KVP="120", DataCollectionDiameter="500",
         ReconstructionDiameter=f"{float(np.linalg.norm(grid.steps[2])) * grid.shape[2]:.6g}",
-        GantryDetectorTilt="15" if series.odd == "tilt" else "0", TableHeight="150",
+        GantryDetectorTilt="15" if series.oddity == "tilt" else "0", TableHeight="150",
         RotationDirection="CW", ExposureTime="500", XRayTubeCurrent="220",
         ConvolutionKernel=vendor.kernel, RescaleIntercept=str(vendor.intercept),
         RescaleSlope="1", RescaleType="HU",
@@ -120,7 +120,7 @@ def _add_ct(ds: Dataset, series: Series) -> None:
 
 
 def _add_mr(ds: Dataset, series: Series) -> None:
-    study, scan, vendor = series.study, series.looks[-1][0], series.study.vendor
+    study, scan, vendor = series.study, series.scans[-1][0], series.study.vendor
     family, rage = scan.family, series.kind == "RAGE"
     name = vendor.names.split("|")[FAMILIES.index(family)]
     codes = {"SE": ["SE"], "IR": ["SE", "IR"], "GR": ["GR"], "EP": ["EP", "SE"]}[family]
@@ -144,10 +144,12 @@ def _add_mr(ds: Dataset, series: Series) -> None:
     )  # fmt: skip
     if vendor.name == "ge":
         block = ds.private_block(0x0019, "GEMS_ACQU_01", create=True)
-        block.add_new(0x17, "SS", 256 if series.odd == "planes" else 2)
+        block.add_new(0x17, "SS", 256 if series.oddity == "planes" else 2)
         for element in (0x9C, 0x9E):
             block.add_new(element, "LO", "t1flair" if series.kind == "T1-FLAIR" else name)
-        ds.private_block(0x0021, "GEMS_RELA_01", create=True).add_new(0x4F, "SS", len(series.keep))
+        ds.private_block(0x0021, "GEMS_RELA_01", create=True).add_new(
+            0x4F, "SS", len(series.slices)
+        )
     elif vendor.name == "philips":
         ds.private_block(0x2001, "Philips Imaging DD 001", create=True).add_new(0x20, "LO", name)
     if family == "EP":
@@ -173,10 +175,10 @@ def is_signed(series: Series) -> bool:
 def quantise_frame(
     series: Series, frame: Array, padding: npt.NDArray[np.bool_]
 ) -> tuple[npt.NDArray[Any], float, float]:
-    """Stored little endian integers, slope and intercept as this vendor writes them."""
+    """Frame -> little endian integers, slope and intercept as its vendor stores them."""
     vendor, is_ct = series.study.vendor, series.study.modality == "CT"
     slope, intercept = 1.0, float(vendor.intercept) if is_ct else 0.0
-    if vendor.name == "philips" and not is_ct:  # every slice has a slope of its own
+    if vendor.name == "philips" and not is_ct:  # a slope per slice
         slope = float(f"{max(float(frame.max()), 1.0) / 4095:.8g}")
     stored = np.rint((frame.astype(np.float64) - intercept) / slope)
     stored[padding] = CT_PADDING
@@ -184,7 +186,7 @@ def quantise_frame(
 
 
 def find_padding(series: Series, grid: Grid) -> npt.NDArray[np.bool_]:
-    """True outside the circle that GE reconstructs in CT, where it stores CT_PADDING; (H, W)."""
+    """Grid -> True outside the circle that GE reconstructs in CT, for CT_PADDING; (H, W)."""
     _, rows, columns = grid.shape
     y, x = np.ogrid[:rows, :columns]
     radius = 1.05 * (max(rows, columns) / 2 - 0.5)
@@ -192,13 +194,13 @@ def find_padding(series: Series, grid: Grid) -> npt.NDArray[np.bool_]:
     return np.asarray(far & (series.study.modality == "CT" and series.study.vendor.name == "ge"))
 
 
-def write_place(place: Vector) -> list[str]:
-    """ImagePositionPatient of a place in LPS mm."""
-    return [f"{v:.8g}" for v in np.round(place, 4)]
+def format_position(position: Vector) -> list[str]:
+    """Position in LPS mm -> ImagePositionPatient."""
+    return [f"{v:.8g}" for v in np.round(position, 4)]
 
 
 def describe_grid(grid: Grid) -> tuple[Dataset, Dataset]:
-    """PixelSpacing (mm, between rows, between columns) and ImageOrientationPatient of a grid."""
+    """Grid -> PixelSpacing (mm, between rows, between columns) and ImageOrientationPatient."""
     lengths = [float(np.linalg.norm(step)) for step in grid.steps]
     unit = np.concatenate([grid.steps[2] / lengths[2], grid.steps[1] / lengths[1]])
     return (
@@ -208,7 +210,7 @@ def describe_grid(grid: Grid) -> tuple[Dataset, Dataset]:
 
 
 def encode_dataset(ds: Dataset, syntax: str) -> bytes:
-    """The DICOM file (PS3.10) of a data set with little endian pixels, in a transfer syntax."""
+    """Data set with little endian pixels and transfer syntax -> DICOM file (PS3.10)."""
     meta = ds.file_meta = FileMetaDataset()
     pixels = ds.get("PixelData")
     meta.TransferSyntaxUID = SYNTAXES["explicit" if syntax == "rle" else syntax]
@@ -227,13 +229,13 @@ def encode_dataset(ds: Dataset, syntax: str) -> bytes:
 
 
 def _encode_header(ds: Dataset, syntax: str) -> Dataset:
-    # What pydicom has read it writes back as it is; encoding every frame anew takes twice as long.
+    # Read back, because pydicom writes unchanged raw elements in half the time.
     ds.SOPInstanceUID = make_uid(ds.SeriesInstanceUID, 1)
     return dcmread(io.BytesIO(encode_dataset(ds, syntax)))
 
 
 def build_frames(series: Series, stacks: tuple[Array, ...]) -> Iterator[Dataset]:
-    """One data set per frame, the same object changed each time. GE and UIH number downwards."""
+    """Yield a data set per frame, the same object each time. GE and UIH number downwards."""
     vendor = series.study.vendor
     ds = _encode_header(build_header(series), series.study.syntax)
     total, number = sum(map(len, stacks)), 0
@@ -243,15 +245,15 @@ def build_frames(series: Series, stacks: tuple[Array, ...]) -> Iterator[Dataset]
         for part in describe_grid(grid):
             ds.update(part)
         padding = find_padding(series, grid)
-        for frame, (place, look) in zip(stack, places, strict=True):
+        for frame, (place, index) in zip(stack, places, strict=True):
             stored, slope, _ = quantise_frame(series, frame, padding)
             number += 1
             ds.SOPInstanceUID = make_uid(series.uid, number)
             ds.InstanceNumber = total + 1 - number if down else number
-            ds.ImagePositionPatient = write_place(place)
+            ds.ImagePositionPatient = format_position(place)
             ds.SliceLocation = f"{place[2]:.8g}"
-            if len(series.looks) > 1:
-                _mark_look(ds, series, look)
+            if len(series.scans) > 1:
+                _mark_scan(ds, series, index)
             if slope != 1.0:
                 ds.RescaleIntercept, ds.RescaleSlope, ds.RescaleType = "0", f"{slope:.8g}", "US"
             ds.PixelData = stored.tobytes()
@@ -259,10 +261,10 @@ def build_frames(series: Series, stacks: tuple[Array, ...]) -> Iterator[Dataset]
             yield ds
 
 
-def _mark_look(ds: Dataset, series: Series, look: int) -> None:
-    seconds = int(ds.SeriesTime[2:4]) * 60 + 11 * look
+def _mark_scan(ds: Dataset, series: Series, index: int) -> None:
+    seconds = int(ds.SeriesTime[2:4]) * 60 + 11 * index
     ds.AcquisitionTime = f"{ds.SeriesTime[:2]}{seconds // 60:02d}{seconds % 60:02d}"
-    if series.odd == "two_b":
-        _mark_b_value(ds, series.study.vendor, series.looks[look][0].b)
+    if series.oddity == "two_b":
+        _mark_b_value(ds, series.study.vendor, series.scans[index][0].b)
     elif series.study.vendor.name != "canon":
-        ds.TemporalPositionIdentifier, ds.NumberOfTemporalPositions = look + 1, len(series.looks)
+        ds.TemporalPositionIdentifier, ds.NumberOfTemporalPositions = index + 1, len(series.scans)

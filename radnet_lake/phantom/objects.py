@@ -1,4 +1,4 @@
-"""The phantom's objects that are not plain images: enhanced CT and MR, liver masks, reports."""
+"""Takes a planned series, gives its enhanced CT or MR, liver mask or report."""
 
 import numpy as np
 from pydicom import uid
@@ -10,16 +10,16 @@ from radnet_lake.phantom.headers import (
     describe_study,
     fill_dataset,
     find_padding,
+    format_position,
     make_item,
     quantise_frame,
-    write_place,
 )
 from radnet_lake.phantom.plan import Series, list_frames, make_uid, mask_liver, measure_spacing
 from radnet_lake.phantom.tissue import Array
 
 
 def build_enhanced(series: Series, stack: Array) -> Dataset:
-    """The series as one enhanced object (PS3.3 C.7.6.16): position and rescale per frame."""
+    """Series and pixels -> enhanced object (PS3.3 C.7.6.16): position and rescale per frame."""
     is_ct, grid, ds = series.study.modality == "CT", series.grids[0], describe_series(series)
     moment = ds.AcquisitionDate + ds.AcquisitionTime
     kind = make_item(
@@ -47,7 +47,7 @@ def build_enhanced(series: Series, stack: Array) -> Dataset:
             RescaleIntercept=f"{intercept:g}", RescaleSlope=f"{slope:.8g}",
             RescaleType="HU" if is_ct else "US",
         )  # fmt: skip
-        position = make_item(ImagePositionPatient=write_place(place))
+        position = make_item(ImagePositionPatient=format_position(place))
         frames.append(make_item(
             FrameContentSequence=[content], PlanePositionSequence=[position],
             PixelValueTransformationSequence=[values],
@@ -74,7 +74,7 @@ def _share_plane(series: Series) -> Dataset:
 
 
 def _add_enhanced_mr(ds: Dataset, shared: Dataset, kind: Dataset, series: Series) -> None:
-    scan = series.looks[0][0]
+    scan = series.scans[0][0]
     timing = make_item(
         RepetitionTime=f"{scan.tr:g}", FlipAngle=f"{scan.flip:g}", EchoTrainLength=15,
         RFEchoTrainLength=15, GradientEchoTrainLength=0,
@@ -119,7 +119,7 @@ def _start_companion(series: Series, sop_class: str, modality: str, number: int)
 
 
 def build_mask(series: Series) -> Dataset:
-    """The liver of a CT series as a binary DICOM SEG (PS3.3 C.8.20); empty slices left out."""
+    """CT series -> binary DICOM SEG of the liver (PS3.3 C.8.20), without empty slices."""
     mask, places = mask_liver(series), list_frames(series)[0]
     kept = [k for k in range(len(mask)) if mask[k].any()]
     segment = make_item(
@@ -142,7 +142,7 @@ def build_mask(series: Series) -> Dataset:
         )
         frames.append(make_item(
             FrameContentSequence=[make_item(DimensionIndexValues=[1, number])],
-            PlanePositionSequence=[make_item(ImagePositionPatient=write_place(places[k][0]))],
+            PlanePositionSequence=[make_item(ImagePositionPatient=format_position(places[k][0]))],
             DerivationImageSequence=[derivation],
         ))  # fmt: skip
     source = make_item(SeriesInstanceUID=series.uid, ReferencedInstanceSequence=instances)
@@ -163,7 +163,7 @@ def build_mask(series: Series) -> Dataset:
 
 
 def build_report(series: Series) -> Dataset:
-    """A basic text SR of the study, naming the patient in its text as reports do (PS3.3 A.35.1)."""
+    """Series -> basic text SR of its study, with the patient's name in the text (PS3.3 A.35.1)."""
     who = series.study.name.replace("^", " ")
     finding = make_item(
         RelationshipType="CONTAINS", ValueType="TEXT",

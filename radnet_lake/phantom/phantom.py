@@ -1,6 +1,6 @@
-"""The phantom archive: digital patients, scanned, as DICOM of several vendors' habits, with truth.
+"""Takes settings, writes a DICOM archive of digital patients by several vendors, and its truth.
 
-`plan_patient` decides everything but pixels, `render_series` makes them, `phantom` writes.
+`plan_patient` decides everything but pixels, `render_series` makes these, `phantom` writes both.
 Equal settings give equal bytes.
 """
 
@@ -56,12 +56,12 @@ PATHS = {
     "canon": "canon/{study}/{series}/{number:05d}.dcm",
     "uih": "uih/{who}/{region} {modality}/{order:03d} {slug}/{number:05d}.dcm",
 }
-"""Where a vendor's export puts a frame; some paths hold the patient's name."""
+"""Path of a frame in a vendor's export; some paths hold the patient's name."""
 
 
 @dataclass(frozen=True)
 class PhantomReport:
-    """What was written: counts, and where the truth lies."""
+    """Counts of written objects, and the file with the truth."""
 
     patients: int
     studies: int
@@ -118,7 +118,7 @@ def encode_study(
 ) -> list[dict[str, object]]:
     """Encode one study into `files` (path below the archive -> bytes) and return its truth rows.
 
-    only_masks: nothing but the series that has a mask, and the mask.
+    only_masks: only the series that has a mask, and the mask.
     """
     study, masked = plans[0].study, find_masked(plans)
     rows: list[dict[str, object]] = []
@@ -129,14 +129,14 @@ def encode_study(
         plans = [masked]
     for series in plans:
         before, mask_path, syntax = len(files), "", study.syntax
-        if series.odd == "enhanced" and syntax in ("rle", "big"):
-            syntax = "explicit"  # in RLE a multi-frame object would need fragments per frame
+        if series.oddity == "enhanced" and syntax in ("rle", "big"):
+            syntax = "explicit"  # because RLE needs a fragment per frame
         for number, ds in enumerate(_build_objects(series), 1):
             data, path = encode_dataset(ds, syntax), name_file(series, number)
             if study.disc == "folder":
                 path = Path("exports", study.patient_id, _list_on_disc(disc, ds))
-            files[path] = strip_preamble(data, syntax) if series.bare else data
-            if series.odd == "copies":
+            files[path] = strip_preamble(data, syntax) if series.lacks_preamble else data
+            if series.oddity == "copies":
                 files[path.parent / "copy" / path.name] = data
         counts = len(files) - before
         if series is masked:
@@ -162,19 +162,19 @@ def encode_study(
 
 def _build_objects(series: Series) -> Iterator[Dataset]:
     stacks = render_series(series)
-    if series.odd == "enhanced":
+    if series.oddity == "enhanced":
         return iter([build_enhanced(series, stacks[0])])
     return build_frames(series, stacks)
 
 
 def strip_preamble(data: bytes, syntax: str) -> bytes:
-    """A file as old software left it: no preamble, and in implicit VR no meta group either."""
+    """File -> without preamble, in implicit VR also without meta group, as in old archives."""
     length = int.from_bytes(data[140:144], "little")
     return data[144 + length :] if syntax == "implicit" else data[132:]
 
 
 def name_file(series: Series, number: int) -> Path:
-    """Where the vendor's export puts the frame, below the archive."""
+    """Number of a frame -> its path in the vendor's export, below the archive."""
     study = series.study
     return Path(
         PATHS[study.vendor.name].format(
@@ -196,7 +196,7 @@ def _list_on_disc(disc: FileSet, ds: Dataset) -> str:
 
 
 def _write_directory(disc: FileSet) -> bytes:
-    # pydicom writes the files beside the DICOMDIR; ours are encoded already, so only that is kept.
+    # In a temporary folder, because pydicom also writes the files, which are encoded already.
     with tempfile.TemporaryDirectory() as folder:
         disc.write(folder)
         return Path(folder, "DICOMDIR").read_bytes()
@@ -216,10 +216,10 @@ def _describe_series(series: Series, syntax: str, n_files: int, mask: str) -> di
     study = series.study
     values = (
         series.uid, study.uid, study.patient_id, study.modality, series.text, series.sequence,
-        {"oblique": "oblique", "planes": ""}.get(series.odd, series.view), series.post,
-        "|".join(list_coverage(series)), series.odd in ("dynamic", "siblings", "monitor"),
-        len(series.keep), measure_spacing(series), find_exclusion(series), study.vendor.name,
-        syntax, n_files, series.odd, mask,
+        {"oblique": "oblique", "planes": ""}.get(series.oddity, series.view), series.post,
+        "|".join(list_coverage(series)), series.oddity in ("dynamic", "siblings", "monitor"),
+        len(series.slices), measure_spacing(series), find_exclusion(series), study.vendor.name,
+        syntax, n_files, series.oddity, mask,
     )  # fmt: skip
     return dict(zip(TRUTH_COLUMNS, values, strict=True))
 

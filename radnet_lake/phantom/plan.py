@@ -1,6 +1,6 @@
-"""What the phantom archive holds, decided before any pixel: patients, studies, series, truth.
+"""Takes settings and a patient's number, gives the plan of the studies and series, then the pixels.
 
-Equal settings give equal plans. Names, dates and places are invented; they are there to be removed.
+Equal settings give equal plans. Names, dates and places are invented, to test de-identification.
 """
 
 import hashlib
@@ -22,21 +22,21 @@ from radnet_lake.phantom.protocol import (
     VENDORS,
     VIEWS,
     Vendor,
-    draw_scan,
+    draw_acquisition,
 )
 from radnet_lake.phantom.shape import Grid, Patient, Vector, paint_labels, turn_axes
-from radnet_lake.phantom.tissue import Array, Scan
+from radnet_lake.phantom.tissue import Acquisition, Array
 
 SYNTAX_CYCLE = ("explicit", "implicit", "deflated", "explicit", "big", "implicit", "rle")
 HABITS = ("named", "named", "everywhere", "empty", "none_word", "text_only")
-"""What a site writes as contrast agent, before and after it was given."""
+"""How a site fills ContrastBolusAgent before and after injection."""
 NAMES = (
     "Mustermann^Max", "Musterfrau^Erika", "Public^John", "Doe^Jane", "Fulano^Beltrán",
     "Dupont-Exemple^Marie", "Przykładowy^Jan", "Rossi-Esempio^Carla",
 )  # fmt: skip
 BODY_CT = ("abdpel", "chest", "cap", "abdomen", "thab", "renal", "abdpel", "cap")
 SLICES = {"few": 12, "planes": 3, "scout": 1, "monitor": 1}
-MOST_SLICES = 56
+MAX_SLICES = 56
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class PhantomConfig:
     """Settings of the phantom archive."""
 
     out: str = field(metadata={"positional": "OUT"})
-    """folder to write; must be empty or new. The truth goes beside it, to OUT.truth.csv"""
+    """folder to write; must be empty or new. The truth is written beside it, to OUT.truth.csv"""
     patients: int = 4
-    """digital patients; four show every oddity"""
+    """digital patients; four include every oddity"""
     seed: int = 0
     """same seed and settings, same bytes"""
     size: int = 128
@@ -68,9 +68,9 @@ class PhantomConfig:
 
 
 class Study(NamedTuple):
-    """One visit to one scanner. offset: where the table put the patient, mm.
+    """One study on one scanner. offset: position of the patient on the table, mm.
 
-    language: index into LANGUAGES. disc: empty, or how it was burned: folder (with DICOMDIR), zip.
+    language: index into LANGUAGES. disc: empty, or the kind of export: folder (with DICOMDIR), zip.
     """
 
     uid: str
@@ -93,10 +93,10 @@ class Study(NamedTuple):
 
 
 class Series(NamedTuple):
-    """One planned series. Frames go by grid, then look (a time point or b-value), then slice.
+    """One planned series. Frames are ordered by grid, scan, slice.
 
-    kind: a key of TIMINGS. looks: timing and agent level. keep: slices that were sent. noise: HU.
-    odd: what is wrong with it, or empty. bare: its files have no preamble.
+    kind: a key of TIMINGS. scans: timing and agent level of each time point or b-value.
+    slices: indices that were stored. noise: HU. oddity: what is unusual, or empty.
     """
 
     study: Study
@@ -106,24 +106,24 @@ class Series(NamedTuple):
     sequence: str
     view: str
     post: bool
-    odd: str
+    oddity: str
     text: str
     grids: tuple[Grid, ...]
-    looks: tuple[tuple[Scan, float], ...]
-    keep: tuple[int, ...]
+    scans: tuple[tuple[Acquisition, float], ...]
+    slices: tuple[int, ...]
     noise: float
     seed: int
-    bare: bool
+    lacks_preamble: bool
 
 
 def make_uid(*parts: object) -> str:
-    """A UID under 2.25 that depends on the parts only (PS3.5 B.2)."""
+    """Parts -> UID under 2.25 that depends on them only (PS3.5 B.2)."""
     digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
     return f"2.25.{int.from_bytes(digest[:15], 'big')}"
 
 
 def plan_patient(config: PhantomConfig, number: int) -> list[Series]:
-    """All of a patient's series but pixels: a brain MR, a body CT, and up to two more studies."""
+    """Number of a patient -> its series: a brain MR, a body CT, and up to two more studies."""
     rng = np.random.default_rng([config.seed, number])
     patient = build_patient(rng, "F" if number % 2 else "M", int(rng.integers(20, 85)))
     kinds = [("MR", "head"), ("CT", BODY_CT[(number + int(rng.integers(0, 2))) % len(BODY_CT)])]
@@ -177,30 +177,30 @@ def _plan_series(
     plans: list[Series] = []
     for index, line in enumerate(protocol.STUDIES["CT" if is_ct else study.region].split(";")):
         words = [*line.split(), ""][:5]
-        kind, _, phase, chance, odd = words
-        # Every fourth patient has a given oddity for certain, so that four show them all.
-        forced = (odd or kind in EXCLUDED) and (number + index) % 4 == 0 and odd != "siblings"
+        kind, _, phase, chance, oddity = words
+        # Every fourth patient always has a given oddity, so that four patients have them all.
+        forced = (oddity or kind in EXCLUDED) and (number + index) % 4 == 0 and oddity != "siblings"
         certain = forced or (is_ct and not with_agent and index == 1)
         if rng.random() > float(chance) and not certain:
             continue
         if phase == "post" and not (with_agent or forced):
             continue
-        if odd == "tilt" and study.region in ("cap", "thab", "abdpel", "renal", "whole"):
+        if oddity == "tilt" and study.region in ("cap", "thab", "abdpel", "renal", "whole"):
             continue
         first = _plan_one(config, study, words, rng)
-        for time in range(5 if odd == "siblings" else 1):
-            text, looks = first.text.replace("{n}", str(time + 1)), first.looks
-            if odd == "siblings":
+        for time in range(5 if oddity == "siblings" else 1):
+            text, scans = first.text.replace("{n}", str(time + 1)), first.scans
+            if oddity == "siblings":
                 text += "" if study.vendor.name == "ge" else f" {time + 1}"
-                looks = ((looks[0][0], 0.3 * time),)
+                scans = ((scans[0][0], 0.3 * time),)
             plans.append(
                 first._replace(
                     uid=make_uid(study.uid, index, time),
                     number=len(plans) + 1,
                     text=text,
-                    looks=looks,
+                    scans=scans,
                     seed=int(rng.integers(2**31)),
-                    bare=number % 4 == 3 and not is_ct and not plans,
+                    lacks_preamble=number % 4 == 3 and not is_ct and not plans,
                 )
             )
     return plans
@@ -209,55 +209,55 @@ def _plan_series(
 def _plan_one(
     config: PhantomConfig, study: Study, words: list[str], rng: np.random.Generator
 ) -> Series:
-    kind, view, phase, _, odd = words
-    views = tuple(VIEWS) if odd == "planes" else (view,)
-    grids = tuple(_plan_grid(config, study, plane, odd, rng) for plane in views)
-    scan, depth, post = draw_scan(kind, study.tesla, rng), grids[0].shape[0], phase == "post"
-    looks: tuple[tuple[Scan, float], ...] = ((scan, 1.0 if post else 0.0),)
-    if odd in ("dynamic", "monitor"):
-        looks = tuple((scan, level) for level in (0.0, 0.5, 1.0, 0.9))
-    elif odd == "two_b":
-        looks = ((scan._replace(b=0), 0.0), (scan, 0.0))
-    lost = (depth // 2, depth // 2 + 1) if odd == "missing" else ()
-    keep = tuple(k for k in range(depth) if k not in lost)
-    sequence = {"mip": "DERIVED", "scout": "LOCALIZER"}.get(odd, TIMINGS[kind].sequence)
+    kind, view, phase, _, oddity = words
+    views = tuple(VIEWS) if oddity == "planes" else (view,)
+    grids = tuple(_plan_grid(config, study, plane, oddity, rng) for plane in views)
+    scan, depth, post = draw_acquisition(kind, study.tesla, rng), grids[0].shape[0], phase == "post"
+    scans: tuple[tuple[Acquisition, float], ...] = ((scan, 1.0 if post else 0.0),)
+    if oddity in ("dynamic", "monitor"):
+        scans = tuple((scan, level) for level in (0.0, 0.5, 1.0, 0.9))
+    elif oddity == "two_b":
+        scans = ((scan._replace(b=0), 0.0), (scan, 0.0))
+    lost = (depth // 2, depth // 2 + 1) if oddity == "missing" else ()
+    slices = tuple(k for k in range(depth) if k not in lost)
+    sequence = {"mip": "DERIVED", "scout": "LOCALIZER"}.get(oddity, TIMINGS[kind].sequence)
     noise = float(rng.uniform(5, 16))
     series = Series(
-        study, "", 0, kind, sequence, view, post, odd, "", grids, looks, keep, noise, 0, False
+        study, "", 0, kind, sequence, view, post, oddity, "", grids, scans, slices, noise, 0, False
     )
     return series._replace(text=_write_text(series))
 
 
 def _plan_grid(
-    config: PhantomConfig, study: Study, view: str, odd: str, rng: np.random.Generator
+    config: PhantomConfig, study: Study, view: str, oddity: str, rng: np.random.Generator
 ) -> Grid:
     region, scale = REGIONS[study.region], np.array(study.patient.scale)
     low = np.array([-region.half_x, region.y[0], region.z[0]]) * scale
     high = np.array([region.half_x, region.y[1], region.z[1]]) * scale
     steps = np.array(VIEWS[view])
     extent = np.abs(steps) @ (high - low)
-    most = 16 if odd in ("dynamic", "two_b", "siblings") else MOST_SLICES
+    max_depth = 16 if oddity in ("dynamic", "two_b", "siblings") else MAX_SLICES
     spacing = round(float(rng.uniform(*region.spacing)), 1)
-    depth = int(np.clip(np.ceil(extent[0] / spacing), 16, most))
+    depth = int(np.clip(np.ceil(extent[0] / spacing), 16, max_depth))
     spacing = max(spacing, round(float(extent[0]) / depth, 2))
-    depth = SLICES.get(odd, depth)
+    depth = SLICES.get(oddity, depth)
     matrix, narrow = int(config.size * rng.choice([0.8125, 1.0, 1.125])), 1.0
     if view == "axial" and rng.random() < 0.3 and extent[2] > extent[1]:
         narrow = 0.875
-    if odd == "planes":
+    if oddity == "planes":
         matrix, narrow, spacing, extent[1:] = config.size, 1.0, 20.0, (high - low).max()
     field = float(max(extent[1] / narrow, extent[2]) * rng.uniform(1.04, 1.16))
     pixel = round(field / matrix, 4)
-    tilt = {"oblique": 45.0, "tilt": 15.0}.get(odd, 0.0)
+    tilt = {"oblique": 45.0, "tilt": 15.0}.get(oddity, 0.0)
     leaning = study.region in ("head", "prostate") and view != "sagittal"
-    if leaning and not tilt and odd != "planes":
+    if leaning and not tilt and oddity != "planes":
         tilt = round(float(rng.uniform(-14, 14)), 1)
-    if odd == "flipped":
+    if oddity == "flipped":
         steps = steps * np.array([[1], [-1], [-1]])
-    elif odd == "feet":
+    elif oddity == "feet":
         steps = np.array([(0, 0, -1), (0, 1, 0), (-1, 0, 0)])
     steps = steps @ turn_axes((tilt, 0, 0))
-    if odd == "tilt":  # the table goes on along z while the gantry leans
+    if oddity == "tilt":  # the table moves along z while the gantry is tilted
         steps[0] = VIEWS[view][0]
     steps = np.round(steps, 6) * np.array([[spacing], [pixel], [pixel]])
     shape = (depth, int(matrix * narrow), matrix)
@@ -266,10 +266,10 @@ def _plan_grid(
 
 
 def _write_text(series: Series) -> str:
-    study, vendor, kind, odd = series.study, series.study.vendor, series.kind, series.odd
+    study, vendor, kind, oddity = series.study, series.study.vendor, series.kind, series.oddity
     fixed = {"nodesc": "", "planes": vendor.loc, "scout": vendor.scout, "monitor": "Monitoring"}
-    if odd in fixed:
-        return fixed[odd]
+    if oddity in fixed:
+        return fixed[oddity]
     word = vendor.views.split("|")[list(VIEWS).index(series.view)]
     if kind == "CT":
         silent = study.habit == "named" and not series.post
@@ -278,66 +278,66 @@ def _write_text(series: Series) -> str:
         reformat = "" if series.view == "axial" else f" MPR {word}"
         return f"{name} {phase}{measure_spacing(series):.1f} {vendor.kernel}{reformat}"
     text = vendor.texts.split("|")[list(TIMINGS).index(kind)].replace("{v}", word)
-    if odd == "dynamic":
+    if oddity == "dynamic":
         text = text.replace("Ph{n}/", "Multiphase ")
-    telling = kind in ("T1-SE", "T1-FLAIR", "GR", "RAGE")
-    if odd != "siblings" and (series.post or (telling and study.habit in ("everywhere", "empty"))):
+    is_t1 = kind in ("T1-SE", "T1-FLAIR", "GR", "RAGE")
+    if oddity != "siblings" and (series.post or (is_t1 and study.habit in ("everywhere", "empty"))):
         text += vendor.agent[series.post]
-    return f"{text} MIP" if odd == "mip" else text
+    return f"{text} MIP" if oddity == "mip" else text
 
 
 def list_frames(series: Series) -> list[list[tuple[Vector, int]]]:
-    """Per grid, position (LPS mm, table offset included) and look of each frame rendered."""
+    """Series -> per grid, position (LPS mm, with the table offset) and scan index of each frame."""
 
     def place_frames(grid: Grid) -> Iterator[tuple[Vector, int]]:
-        for look in range(len(series.looks)):
-            for k in series.keep:
-                yield grid.origin + k * grid.steps[0] + series.study.offset, look
+        for index in range(len(series.scans)):
+            for k in series.slices:
+                yield grid.origin + k * grid.steps[0] + series.study.offset, index
 
     return [list(place_frames(grid)) for grid in series.grids]
 
 
 def measure_spacing(series: Series) -> float:
-    """Distance between neighbouring slices along their normal, mm."""
+    """Series -> distance of neighbouring slices along their normal, mm."""
     steps = series.grids[0].steps
     normal = np.cross(steps[2], steps[1])
     return round(abs(float(steps[0] @ normal)) / float(np.linalg.norm(normal)), 4)
 
 
 def find_exclusion(series: Series) -> str:
-    """The reason that the default order of exclusions names first; empty for a series to keep."""
-    reasons = {EXCLUDED.get(series.odd), EXCLUDED.get(series.kind)}
-    # A volume is resized to 48 slices; where those lie further apart than 15 mm it is left out.
-    if measure_spacing(series) * max(len(series.keep), 48) / 48 > 15:
+    """Series -> its first reason in EXCLUSION_ORDER; empty for a series that is not excluded."""
+    reasons = {EXCLUDED.get(series.oddity), EXCLUDED.get(series.kind)}
+    # A volume is resized to 48 slices; more than 15 mm between those excludes it.
+    if measure_spacing(series) * max(len(series.slices), 48) / 48 > 15:
         reasons.add("spacing")
     return next((reason for reason in protocol.EXCLUSION_ORDER if reason in reasons), "")
 
 
 def find_masked(plans: list[Series]) -> Series | None:
-    """Of a study's series the one that a mask of the liver lies beside, if any."""
+    """Series of a study -> the one that gets a mask of the liver, or None."""
     for series in plans:
-        plain = series.kind == "CT" and series.view == "axial" and not series.odd
+        plain = series.kind == "CT" and series.view == "axial" and not series.oddity
         if plain and "liver" in list_coverage(series):
             return series
     return None
 
 
 def list_coverage(series: Series) -> tuple[str, ...]:
-    """Coverage labels whose target lies within the field of view; a study's own region only."""
-    partial = series.odd in ("scout", "monitor", "few", "planes")
+    """Series -> coverage labels of its region; none for a series of a part of it."""
+    partial = series.oddity in ("scout", "monitor", "few", "planes")
     return () if partial else REGIONS[series.study.region].coverage
 
 
 def render_series(series: Series) -> tuple[Array, ...]:
-    """The exact pixels of a series before quantisation: HU, MR signal, or ADC in 1e-6 mm2/s.
+    """Series -> its pixels before quantisation: HU, MR signal, or ADC in 1e-6 mm2/s.
 
-    One array (looks * slices, H, W) per grid, in the order of `list_frames`.
+    One array (scans * slices, H, W) per grid, in the order of `list_frames`.
     """
     study, stacks = series.study, []
     for grid in series.grids:
-        labels = paint_labels(study.patient, grid)[list(series.keep)]
+        labels = paint_labels(study.patient, grid)[list(series.slices)]
         images = []
-        for index, (scan, agent) in enumerate(series.looks):
+        for index, (scan, agent) in enumerate(series.scans):
             rng = np.random.default_rng([series.seed, index])
             if study.modality == "CT":
                 image = tissue.simulate_ct(labels, agent, series.noise, rng)
@@ -345,7 +345,7 @@ def render_series(series: Series) -> tuple[Array, ...]:
                 image = tissue.map_diffusion(labels, rng)
             else:
                 image = tissue.simulate_mr(labels, scan, study.tesla, agent, rng)
-            if series.odd == "mip":
+            if series.oddity == "mip":
                 image = np.stack([image[max(0, k - 3) : k + 4].max(0) for k in range(len(image))])
             images.append(image)
         stacks.append(np.concatenate(images))
@@ -353,6 +353,6 @@ def render_series(series: Series) -> tuple[Array, ...]:
 
 
 def mask_liver(series: Series) -> npt.NDArray[np.bool_]:
-    """True where the liver with its vessels and lesions is, (D, H, W) on the series' first grid."""
-    labels = paint_labels(series.study.patient, series.grids[0])[list(series.keep)]
+    """Series -> True in the liver with its vessels and lesions, (D, H, W) on its first grid."""
+    labels = paint_labels(series.study.patient, series.grids[0])[list(series.slices)]
     return np.isin(labels, [tissue.CODES[name] for name in tissue.LIVER_TISSUES])

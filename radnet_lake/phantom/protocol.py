@@ -1,13 +1,13 @@
-"""What scanners are asked to do, as tables: regions, sequences, studies, and vendors' habits.
+"""Tables of regions, sequences, studies and vendors; takes a kind of series, gives its timing.
 
-Words in several languages are in the order of LANGUAGES, parted by "|".
+Words in several languages are in the order of LANGUAGES, separated by "|".
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from radnet_lake.phantom.tissue import TISSUES, Scan
+from radnet_lake.phantom.tissue import TISSUES, Acquisition
 
 LANGUAGES = ("English", "German", "French", "Spanish", "Italian", "Polish")
 VIEWS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]] = {
@@ -19,7 +19,7 @@ VIEWS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]]
 
 
 class Region(NamedTuple):
-    """What a study covers: nominal box (mm), slice spacings (mm), labels, body part, words."""
+    """Field of view of a study: nominal box (mm), slice spacings (mm), labels, body part, words."""
 
     half_x: float
     y: tuple[float, float]
@@ -106,7 +106,7 @@ STUDIES: dict[str, str] = {
         T1-SE axial pre .6; DWI axial pre .4; ADC axial pre .5; DYN axial post .95 siblings;
         T1-SE axial post .4""",
 }
-"""Series of a study: kind, view, before or after the agent, chance, and what is odd about it."""
+"""Series of a study: kind, view, before or after the agent, probability, oddity."""
 
 EXCLUDED = {
     "LOC": "geom", "scout": "geom", "tilt": "geom", "missing": "geom", "monitor": "geom",
@@ -114,14 +114,14 @@ EXCLUDED = {
     "GR": "seq", "RAGE": "seq", "DWI": "seq", "ADC": "seq", "MRA": "seq", "PD-SE": "seq",
     "STIR": "stir", "flipped": "view", "oblique": "view", "feet": "view", "mip": "derived",
 }  # fmt: skip
-"""Why a kind or an oddity is to be excluded; the first of EXCLUSION_ORDER counts."""
+"""Kind or oddity -> reason of its exclusion; the first of EXCLUSION_ORDER counts."""
 EXCLUSION_ORDER = (
     "geom", "few", "nodesc", "time", "seq", "stir", "spacing", "view", "derived",
 )  # fmt: skip
 
 
 class Timing(NamedTuple):
-    """How a kind of series is run: family, ranges of TR and TE (ms), what TI nulls, flip, b."""
+    """Parameters of a kind of series: family, ranges of TR and TE (ms), nulled tissue, flip, b."""
 
     sequence: str
     family: str
@@ -151,8 +151,8 @@ TIMINGS: dict[str, Timing] = {
 }
 
 
-def draw_scan(kind: str, tesla: float, rng: np.random.Generator) -> Scan:
-    """Draw TR, TE and TI as this kind is run in practice at this field strength."""
+def draw_acquisition(kind: str, tesla: float, rng: np.random.Generator) -> Acquisition:
+    """Kind of series and field strength -> random TR, TE and TI of clinical practice."""
     timing = TIMINGS[kind]
     tr, te = (float(int(rng.uniform(*span))) for span in (timing.tr, timing.te))
     tr += 150 if kind == "T1-SE" and tesla > 2 else 0
@@ -160,11 +160,11 @@ def draw_scan(kind: str, tesla: float, rng: np.random.Generator) -> Scan:
     if timing.null:
         t1 = TISSUES[timing.null].t1[int(tesla > 2)]
         ti = t1 * (np.log(2) - np.log(1 + np.exp(-tr / t1))) * rng.uniform(0.95, 1.0)
-    return Scan(timing.family, tr, te, round(ti), timing.flip, timing.b, timing.fat_sat)
+    return Acquisition(timing.family, tr, te, round(ti), timing.flip, timing.b, timing.fat_sat)
 
 
 class Vendor(NamedTuple):
-    """A scanner maker's habits.
+    """How one vendor writes headers.
 
     models: MR and CT. intercept, signed: of stored CT. views: words for VIEWS. agent: words for
     before and after it. scout, loc, kernel: words. names: sequence names of SE, IR, GR, EP.

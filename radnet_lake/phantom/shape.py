@@ -1,8 +1,8 @@
-"""Digital patients as lists of simple shapes, and their sampling on any scan grid.
+"""Takes a digital patient as a list of shapes and a grid, gives the tissue code of each voxel.
 
-Shapes lie in nominal adult coordinates (LPS mm: x to the left, y to the back, z up, z = 0 at the
-symphysis); later ones paint over earlier ones. The patient's own size is a scale on top, so any
-oblique grid is sampled without an intermediate volume. Arrays are (D, H, W).
+Shapes have nominal adult coordinates (LPS mm: x to the left, y to the back, z up, z = 0 at the
+symphysis); later ones paint over earlier ones. The patient's size is a scale of these coordinates,
+so an oblique grid is sampled without an intermediate volume. Arrays are (D, H, W).
 """
 
 from typing import Any, NamedTuple
@@ -60,7 +60,7 @@ Shape = Blob | Tube | Trunk
 class Patient(NamedTuple):
     """One digital patient: sex (F or M), age in years, scale of nominal coordinates.
 
-    shapes: in painting order, tubes cut into straight pieces. bounds: (n, 2, 3), their boxes.
+    shapes: in painting order, tubes as straight segments. bounds: (n, 2, 3), their boxes.
     """
 
     sex: str
@@ -71,16 +71,16 @@ class Patient(NamedTuple):
 
 
 def assemble_patient(sex: str, age: int, scale: Point, shapes: list[Shape]) -> Patient:
-    """A patient of shapes in painting order; tubes are cut so that each piece has a tight box."""
-    pieces: list[Shape] = []
+    """Shapes in painting order -> patient; tubes become straight segments with tight boxes."""
+    segments: list[Shape] = []
     for shape in shapes:
         if isinstance(shape, Tube):
             ends = zip(shape.path[:-1], shape.path[1:], strict=True)
-            pieces += [shape._replace(path=pair) for pair in ends]
+            segments += [shape._replace(path=pair) for pair in ends]
         else:
-            pieces.append(shape)
-    bounds = np.array([_bound_shape(piece) for piece in pieces])
-    return Patient(sex, age, scale, tuple(pieces), bounds)
+            segments.append(shape)
+    bounds = np.array([_bound_shape(segment) for segment in segments])
+    return Patient(sex, age, scale, tuple(segments), bounds)
 
 
 def _bound_shape(shape: Shape) -> tuple[Vector, Vector]:
@@ -96,7 +96,7 @@ def _bound_shape(shape: Shape) -> tuple[Vector, Vector]:
 
 
 def paint_labels(patient: Patient, grid: Grid) -> Labels:
-    """Sample the patient on a grid: tissue code per voxel, (D, H, W) uint8, index into TISSUES."""
+    """Patient and grid -> tissue code per voxel, (D, H, W) uint8, index into TISSUES."""
     scale = np.asarray(patient.scale)
     nominal = Grid(grid.origin / scale, grid.steps / scale, grid.shape)
     labels: Labels = np.zeros(grid.shape, np.uint8)
@@ -124,7 +124,7 @@ def paint_labels(patient: Patient, grid: Grid) -> Labels:
 
 
 def _lay_lines(grid: Grid) -> list[list[tuple[int, Array]]]:
-    """For x, y and z: what each array axis that changes it adds, shaped to broadcast."""
+    """For x, y and z: the term of each array axis that changes it, shaped to broadcast."""
     lines: list[list[tuple[int, Array]]] = []
     for coordinate in range(3):
         parts = []
@@ -139,12 +139,12 @@ def _lay_lines(grid: Grid) -> list[list[tuple[int, Array]]]:
 
 
 def _place_block(parts: list[tuple[int, Array]], block: tuple[slice, ...]) -> Array:
-    pieces = []
+    segments = []
     for axis, line in parts:
-        pieces.append(line[tuple(block[a] if a == axis else slice(None) for a in range(3))])
-    total = pieces[0]
-    for piece in pieces[1:]:
-        total = total + piece
+        segments.append(line[tuple(block[a] if a == axis else slice(None) for a in range(3))])
+    total = segments[0]
+    for segment in segments[1:]:
+        total = total + segment
     return total
 
 
@@ -183,7 +183,7 @@ def _fill_trunk(trunk: Trunk, x: Array, y: Array, z: Array) -> npt.NDArray[np.bo
 
 
 def turn_axes(turn: Point) -> Vector:
-    """Rows are the axes x, y, z turned about x, then y, then z by the given degrees."""
+    """Degrees about x, y, z -> rotated axes x, y, z as rows; rotated about x first, z last."""
     axes = np.eye(3)
     for fixed, degrees in enumerate(turn):
         cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -195,7 +195,7 @@ def turn_axes(turn: Point) -> Vector:
 
 
 def mirror_shape(shape: Blob | Tube) -> Blob | Tube:
-    """The same shape on the other side of the body."""
+    """Shape -> its mirror image on the other side of the body."""
     if isinstance(shape, Tube):
         return shape._replace(path=tuple((-x, y, z) for x, y, z in shape.path))
     (x, y, z), (a, b, c) = shape.center, shape.turn

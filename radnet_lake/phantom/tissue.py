@@ -1,4 +1,4 @@
-"""Tissues of the digital patients, and what CT and MR make of them by the signal equations.
+"""Takes tissue codes, gives CT and MR images of them by the signal equations.
 
 Images are (D, H, W): slices, rows, columns.
 """
@@ -16,7 +16,7 @@ class Tissue(NamedTuple):
     """CT number (HU), proton density, T1, T2 (ms, 1.5 and 3 T), ADC (1e-3 mm2/s), uptake, flow.
 
     uptake: agent concentration relative to blood in the venous phase. flow: 1 where blood moves.
-    Values are rounded from common relaxometry and CT tables; they have to rank tissues rightly.
+    Values are rounded from common relaxometry and CT tables; the order of tissues is what counts.
     """
 
     hu: float
@@ -73,7 +73,7 @@ CODES: dict[str, int] = {name: code for code, name in enumerate(TISSUES)}
 LIVER_TISSUES = ("liver", "liver_vessel", "liver_lesion")
 
 
-class Scan(NamedTuple):
+class Acquisition(NamedTuple):
     """MR timing: family SE, IR, GR or EP; TR, TE, TI in ms; flip angle in degrees; b in s/mm2."""
 
     family: str
@@ -86,15 +86,15 @@ class Scan(NamedTuple):
 
 
 def simulate_ct(labels: Labels, agent: float, noise: float, rng: np.random.Generator) -> Array:
-    """CT numbers in HU of tissue codes, with iodine (`agent` 1: venous phase) and `noise` HU."""
+    """Tissue codes -> CT numbers in HU, with iodine (`agent` 1: venous phase) and `noise` HU."""
     table = np.array([t.hu + 150 * agent * t.uptake for t in TISSUES.values()], np.float32)
     image = table[labels]
     image += 1.9 * noise * rng.standard_normal(image.shape, np.float32)
     return np.maximum(_blur(image), np.float32(-1024))
 
 
-def relax_signal(scan: Scan, tesla: float, agent: float) -> Array:
-    """Signal of every tissue by the sequence's equation, water being 1; shape (tissues,).
+def relax_signal(scan: Acquisition, tesla: float, agent: float) -> Array:
+    """MR timing -> signal of every tissue by the sequence's equation, water is 1; shape (tissues,).
 
     `agent` scales the uptake; relaxivities 4.5 and 5.5 /s/mM at 0.9 mM in blood shorten T1 and T2.
     Haacke et al., Magnetic Resonance Imaging, chapters 8 (spin echo, inversion), 18 (spoiled).
@@ -126,9 +126,9 @@ def relax_signal(scan: Scan, tesla: float, agent: float) -> Array:
 
 
 def simulate_mr(
-    labels: Labels, scan: Scan, tesla: float, agent: float, rng: np.random.Generator
+    labels: Labels, scan: Acquisition, tesla: float, agent: float, rng: np.random.Generator
 ) -> Array:
-    """MR magnitude of tissue codes: equation, coil bias, Rician noise; brightest 1 % near 1000."""
+    """Tissue codes -> MR magnitude with coil bias and Rician noise; its 99th percentile is 1000."""
     image = _blur(relax_signal(scan, tesla, agent)[labels])
     bias: Array = np.ones((1, 1, 1), np.float32)
     for axis, length in enumerate(labels.shape):
@@ -147,7 +147,7 @@ def simulate_mr(
 
 
 def map_diffusion(labels: Labels, rng: np.random.Generator) -> Array:
-    """Apparent diffusion coefficient of tissue codes in 1e-6 mm2/s, with noise."""
+    """Tissue codes -> apparent diffusion coefficient in 1e-6 mm2/s, with noise."""
     table = np.array([1000 * t.adc if t.pd > 0.3 else 0 for t in TISSUES.values()], np.float32)
     image = _blur(table[labels])
     noisy: Array = np.clip(
@@ -157,7 +157,7 @@ def map_diffusion(labels: Labels, rng: np.random.Generator) -> Array:
 
 
 def _blur(image: Array) -> Array:
-    """The scanner's point spread in the slice: (1, 2, 1) / 4 along rows and columns."""
+    """Image -> image with the point spread (1, 2, 1) / 4 along rows and columns."""
     for axis in (1, 2):
         a = np.swapaxes(image, 1, axis)
         soft = a.copy()

@@ -24,7 +24,7 @@ from radnet_lake.phantom.phantom import (
 from radnet_lake.phantom.plan import Series, list_coverage
 from radnet_lake.phantom.protocol import VENDORS
 from radnet_lake.phantom.shape import Grid, paint_labels, turn_axes
-from radnet_lake.phantom.tissue import CODES, Scan, relax_signal
+from radnet_lake.phantom.tissue import CODES, Acquisition, relax_signal
 
 PATIENTS = 4
 SMALL = 48
@@ -108,11 +108,11 @@ def test_written_pixels_equal_rendered_arrays_for_every_vendor_syntax_and_view(
     for uid, series in plans.items():
         rendered = []
         for stack, places in zip(render_series(series), list_frames(series), strict=True):
-            rendered += [(p, look, frame) for (p, look), frame in zip(places, stack, strict=True)]
+            rendered += [(p, index, frame) for (p, index), frame in zip(places, stack, strict=True)]
         written = [frame for _, data in files[uid] for frame in read_frames(data)]
-        copies = 2 if series.odd == "copies" else 1
+        copies = 2 if series.oddity == "copies" else 1
         assert len(written) == copies * len(rendered)
-        down = series.study.vendor.name in ("ge", "uih") and series.odd != "enhanced"
+        down = series.study.vendor.name in ("ge", "uih") and series.oddity != "enhanced"
         for position, number, values, slope in written:
             index = number - 1
             if down and len(series.grids) == 1:
@@ -125,7 +125,7 @@ def test_written_pixels_equal_rendered_arrays_for_every_vendor_syntax_and_view(
             gap = np.abs(values - frame)[~padded]
             assert gap.max() <= slope / 2 + 1e-2
         row = truth[uid]
-        seen |= {row["vendor"], row["transfer_syntax"], row["view"], series.odd}
+        seen |= {row["vendor"], row["transfer_syntax"], row["view"], series.oddity}
     assert seen >= {v.name for v in VENDORS} | set(SYNTAXES)
     assert seen >= {"axial", "coronal", "sagittal", "oblique", "enhanced"}
 
@@ -170,7 +170,7 @@ def test_covered_organs_lie_inside_the_field_of_view(plans: dict[str, Series]) -
     partial = ("prostate",)  # a prostate slab counts as pelvis, as in the paper's data
     for series in plans.values():
         region = series.study.region
-        if series.odd or region in partial or series.sequence == "LOCALIZER":
+        if series.oddity or region in partial or series.sequence == "LOCALIZER":
             continue
         grid = series.grids[0]
         for label in BOXES.keys() & set(list_coverage(series)):
@@ -251,7 +251,7 @@ def test_liver_mask_lies_on_its_ct(phantoms: Archive, plans: dict[str, Series]) 
 def test_contrast_agent_brightens_vessels_kidneys_and_tumours() -> None:
     names = ("artery", "vein", "cortex", "liver", "carcinoma", "glioma", "mucosa")
     for tesla in (1.5, 3.0):
-        for scan in (Scan("SE", 550, 11), Scan("GR", 4.6, 1.9, flip=12.0)):
+        for scan in (Acquisition("SE", 550, 11), Acquisition("GR", 4.6, 1.9, flip=12.0)):
             plain = relax_signal(scan, tesla, 0.0)
             agent = relax_signal(scan, tesla, 1.0)
             for name in names:
@@ -262,20 +262,20 @@ def test_contrast_agent_brightens_vessels_kidneys_and_tumours() -> None:
 
 
 def test_sequences_differ_as_radiologists_expect() -> None:
-    def signal(scan: Scan, name: str) -> float:
+    def signal(scan: Acquisition, name: str) -> float:
         return float(relax_signal(scan, 1.5, 0.0)[CODES[name]])
 
-    t1, t2 = Scan("SE", 500, 10), Scan("SE", 4500, 100)
-    t1_flair, t2_flair = Scan("IR", 2000, 12, 880), Scan("IR", 9000, 120, 2450)
+    t1, t2 = Acquisition("SE", 500, 10), Acquisition("SE", 4500, 100)
+    t1_flair, t2_flair = Acquisition("IR", 2000, 12, 880), Acquisition("IR", 9000, 120, 2450)
     assert signal(t1, "white") > signal(t1, "grey") > signal(t1, "csf")
     assert signal(t2, "csf") > signal(t2, "grey") > signal(t2, "white")
     for scan in (t1_flair, t2_flair):
         assert signal(scan, "csf") < 0.15 * max(signal(scan, "white"), signal(scan, "grey"))
     assert signal(t1_flair, "white") > signal(t1_flair, "grey")
     assert signal(t2_flair, "grey") > signal(t2_flair, "white")
-    stir = Scan("IR", 4500, 60, 175)
+    stir = Acquisition("IR", 4500, 60, 175)
     assert signal(stir, "fat") < 0.2 * signal(stir, "muscle")
-    diffusion = Scan("EP", 5000, 80, b=1000)
+    diffusion = Acquisition("EP", 5000, 80, b=1000)
     assert signal(diffusion, "grey") > 3 * signal(diffusion, "csf")
 
 

@@ -246,7 +246,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory):
     """A phantom's CT and liver SEG as files, with what the generator knows of them."""
     folder = tmp_path_factory.mktemp("scanned")
     plans = plan_patient(PhantomConfig("unused", size=48), 1)
-    series = next(s for s in plans if s.kind == "CT" and s.view == "axial" and not s.odd)
+    series = next(s for s in plans if s.kind == "CT" and s.view == "axial" and not s.oddity)
     stacks = render_series(series)
     frames = []
     for number, ds in enumerate(build_frames(series, stacks)):

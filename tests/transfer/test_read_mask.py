@@ -32,7 +32,7 @@ def make_volume(
 def phantom() -> tuple[Volume, np.ndarray, Dataset]:
     """A phantom's CT grid, its liver, and the SEG file that the phantom archive holds of it."""
     plans = plan_patient(PhantomConfig("unused", size=48), 0)
-    series = next(s for s in plans if s.kind == "CT" and s.view == "axial" and not s.odd)
+    series = next(s for s in plans if s.kind == "CT" and s.view == "axial" and not s.oddity)
     mask = mask_liver(series)
     position, steps = list_frames(series)[0][0][0], series.grids[0].steps
     assert 0 < mask.any((1, 2)).sum() < len(mask)

@@ -164,7 +164,7 @@ def test_other_organs_are_found_again_by_their_name(
 
 def test_enhanced_objects_are_named_frame_by_frame(tmp_path: Path) -> None:
     plans = plan_patient(PhantomConfig("unused", size=48), 0)
-    series = next(s for s in plans if s.kind == "CT" and s.view == "axial" and not s.odd)
+    series = next(s for s in plans if s.kind == "CT" and s.view == "axial" and not s.oddity)
     ds = build_enhanced(series, render_series(series)[0])
     (tmp_path / "1.dcm").write_bytes(encode_dataset(ds, "explicit"))
     frames, mask = read_frames(tmp_path), mask_liver(series)

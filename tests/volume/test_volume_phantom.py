@@ -77,7 +77,7 @@ def truths(phantoms: list[tuple[Series, list[Frame]]]) -> list[Truth]:
     return [
         Truth(series, frames, *draw_volume(series))
         for series, frames in phantoms
-        if len(series.grids) == 1 and len(series.looks) == 1
+        if len(series.grids) == 1 and len(series.scans) == 1
     ]
 
 
@@ -107,7 +107,7 @@ def draw_volume(series: Series) -> tuple[Volume, np.ndarray]:
 
 def name(series: Series) -> tuple[Any, ...]:
     study = series.study
-    return study.vendor.name, study.modality, study.syntax, series.view, series.odd, study.disc
+    return study.vendor.name, study.modality, study.syntax, series.view, series.oddity, study.disc
 
 
 def test_volumes_are_what_the_phantom_drew(truths: list[Truth]) -> None:
@@ -158,9 +158,9 @@ def test_the_archive_shows_every_style_plane_syntax_and_oddity(truths: list[Trut
 def test_series_of_several_time_points_are_refused(
     phantoms: list[tuple[Series, list[Frame]]],
 ) -> None:
-    repeated = [(s, frames) for s, frames in phantoms if len(s.looks) > 1]
-    assert {s.odd for s, _ in repeated} >= {"dynamic", "two_b"}
+    repeated = [(s, frames) for s, frames in phantoms if len(s.scans) > 1]
+    assert {s.oddity for s, _ in repeated} >= {"dynamic", "two_b"}
     for series, frames in repeated:
         with pytest.raises(VolumeError, match="several_frames_at_a_place"):
             read_volume_of(frames)
-        assert len(order_frames(frames, strict=False)) == len(series.keep)
+        assert len(order_frames(frames, strict=False)) == len(series.slices)
