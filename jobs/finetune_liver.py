@@ -1,3 +1,5 @@
+"""Runs the verb `liver`; scripts of users call this file by its name, so it stays."""
+
 import sys
 from pathlib import Path
 

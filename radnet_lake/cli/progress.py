@@ -1,4 +1,7 @@
-"""How a person watches a run: a progress bar on a terminal, lines in a job log."""
+"""How a person watches a run: a progress bar on a terminal, lines in a job log.
+
+Not rich, because most runs are jobs, whose logs need plain lines.
+"""
 
 import sys
 import time

@@ -40,9 +40,9 @@ BEST = "checkpoints/best.pt"
 MOST_BYTES = 8 << 30
 """Of a file: eight times ResNet-101 with Adam's state."""
 MOST_CHANNELS = 64
+"""Of the input of others' weights, because a small file can claim any number (strides of 0)."""
 DEEPEST = 4
-"""Dictionaries in each other around the weights of a file; one may hold itself."""
-"""Of others' input: a small file can claim any number (one value, strides of 0)."""
+"""Nested dictionaries around the weights of a file; bounded, because one may contain itself."""
 THE_CHECKPOINT = "the checkpoint"
 """Named in errors of a state whose file is no longer known."""
 PIECE_BYTES = 16 << 20

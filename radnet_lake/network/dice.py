@@ -1,6 +1,9 @@
 """How well a mask overlaps the truth: Dice and IoU, and the Dice loss that a segmenter minimises.
 
 Shapes: B windows of a batch, D slices, H rows, W columns.
+
+Not monai.losses or torchmetrics, because sums must be exact over all workers; torchmetrics is the
+oracle of the tests.
 """
 
 from collections.abc import Callable, Mapping

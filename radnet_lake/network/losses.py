@@ -6,6 +6,8 @@ are unknown (-1, NaN) have no part in it: each loss is a mean over the known lab
 batch, over all workers, so that the gradient does not depend on how the batch is shared out.
 
 Shapes: B rows of a batch, N classes of a head.
+
+Not monai.losses or torchmetrics, because sums and means must be exact over all workers.
 """
 
 import math

@@ -2,6 +2,9 @@
 
 It starts from the run's last checkpoint if there is one: after a lost worker and a killed driver
 alike. Network, objective and batches come from the task.
+
+Not Lightning or accelerate, because the loss must be exact over the global batch, a run must resume
+within an epoch, and the number of workers may change.
 """
 
 import logging

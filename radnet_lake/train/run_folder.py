@@ -92,7 +92,7 @@ class RunFolder:
         return self._has("config.json")
 
     def read_config(self) -> dict[str, Any]:
-        """The settings, fields of train.TrainConfig. Raises SettingError where there is no run."""
+        """The settings, fields of TrainConfig. Raises SettingError where there is no run."""
         return self._read_json("config.json")
 
     def write_config(self, config: dict[str, Any]) -> None:
@@ -100,11 +100,11 @@ class RunFolder:
         self._write_json("config.json", config)
 
     def read_run(self) -> dict[str, Any]:
-        """What the run was made of, see train.py. Raises SettingError where there is no run."""
+        """Provenance of the run, see provenance.py. Raises SettingError where there is no run."""
         return self._read_json("run.json")
 
     def write_run(self, run: dict[str, Any]) -> None:
-        """Keep what the run is made of."""
+        """Keep the provenance of the run."""
         self._write_json("run.json", run)
 
     def read_series(self) -> pa.Table:

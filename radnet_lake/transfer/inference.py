@@ -5,6 +5,9 @@ overlapping windows averaged, only the largest component kept, a second segmente
 around the first mask.
 
 Shapes: D slices of a case, H rows, W columns; d, h, w those of the segmenter's input; B windows.
+
+Not MONAI's sliding_window_inference, because the proposal chooses the windows, overlaps take the
+nearest one, and each window is scaled by its own minimum and maximum, as published.
 """
 
 from collections.abc import Iterable, Iterator, Sequence

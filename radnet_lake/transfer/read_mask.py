@@ -5,6 +5,9 @@ whose order means nothing, and contours. A plane is placed by its position alone
 image takes the plane nearest to it, if that is no further than half a slice, or than half the gap
 between planes where those lie further apart than the slices do: contours drawn on every second
 slice fill those between.
+
+Not highdicom's volumes, because they are not resampled to another grid; libraries for RTSTRUCT are
+no longer maintained.
 """
 
 import io

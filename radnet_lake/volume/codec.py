@@ -3,6 +3,9 @@
 The stream's own header decides how it is decoded, and must agree with what the DICOM header
 declares before a decoder sees it: a stream that lies about its size allocates nothing. Decoders
 fill what is missing with grey or zeros, so a stream without its end is refused.
+
+Not pydicom.pixels, because it is slower and the size of a stream must be checked before memory is
+allocated; pydicom is the oracle of the tests.
 """
 
 import struct

@@ -2,6 +2,9 @@
 
 The plane of the slices lies as it is stored; the other two as radiologists hang them: patient's
 right on the left, front or head up.
+
+Not matplotlib or Pillow, because the work here is the spacing of sagittal and coronal planes, not
+the few lines that write a PNG.
 """
 
 import itertools
