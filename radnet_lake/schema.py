@@ -1,4 +1,4 @@
-"""The lake's tables, column by column: DICOM tag, type, what pseudonymising does, why it is kept.
+"""Takes sql/attributes.csv, gives the lake's tables: columns with type, DICOM tag and meaning.
 
 A header attribute is one row of sql/attributes.csv: the header scanner, the tables' columns, the
 roll-up and sql/SCHEMA.md, which this module prints, follow from it.
@@ -130,7 +130,7 @@ ORIGIN: tuple[Column, ...] = (
     Column(
         "uri",
         pa.string(),
-        "the file, sealed with the key where identities are pseudonymised; archive!/member",
+        "the file, encrypted where identities are pseudonymised; archive!/member",
     ),
     Column("archive_uri", pa.string(), "the archive, where uri is a member of one; else NULL"),
     Column(
@@ -151,7 +151,9 @@ INSTANCE_FACTS: tuple[Column, ...] = (
     Column("TransferSyntaxUID", pa.string(), "how the data set and the pixels are encoded"),
     Column("size_bytes", pa.int64(), "size of the file, or of the member"),
     Column(
-        "modified", pa.timestamp("us"), "time of last change, UTC; pseudonymised a keyed number"
+        "modified",
+        pa.timestamp("us"),
+        "modification time, UTC; where pseudonymised, shifted by a keyed hash",
     ),
     Column("etag", pa.string(), "the store's content tag; NULL on disk and where pseudonymised"),
     Column("header_bytes", pa.int64(), "bytes up to the pixel data"),
@@ -163,14 +165,14 @@ INSTANCE_FACTS: tuple[Column, ...] = (
         "oddities met: no_preamble, no_file_meta, truncated, charset_trouble,"
         " frame_count_mismatch, read_by_pydicom, cut_at_long_value",
     ),
-    Column("empty_keywords", pa.list_(pa.string()), "attributes that are there but empty"),
+    Column("empty_keywords", pa.list_(pa.string()), "attributes that are present but empty"),
     Column(
         "unparseable_keywords", pa.list_(pa.string()), "attributes whose value could not be read"
     ),
     Column(
         "multivalued_keywords",
         pa.list_(pa.string()),
-        "attributes with several unequal values where one is due",
+        "attributes with several unequal values instead of one",
     ),
 )
 HEADER_FACTS: tuple[Column, ...] = (
@@ -181,38 +183,42 @@ HEADER_FACTS: tuple[Column, ...] = (
     Column(
         "header",
         pa.string(),
-        "the whole header in the DICOM JSON model (PS3.18 F), bulk values left out",
+        "the whole header in the DICOM JSON model (PS3.18 F), without bulk values",
     ),
     Column(
         "omitted_keywords",
         pa.list_(pa.string()),
-        "elements left out for their size or for identity, as tags",
+        "elements omitted for their size or for identity, as tags",
     ),
 )
 REJECT_FACTS: tuple[Column, ...] = (
     Column("size_bytes", pa.int64(), "size of the file, or of the member"),
     Column(
-        "modified", pa.timestamp("us"), "time of last change, UTC; pseudonymised a keyed number"
+        "modified",
+        pa.timestamp("us"),
+        "modification time, UTC; where pseudonymised, shifted by a keyed hash",
     ),
     Column("etag", pa.string(), "the store's content tag; NULL on disk and where pseudonymised"),
     Column("reason", pa.string(), "one of the reject reasons below"),
-    Column("detail", pa.string(), "what was found, in technical words; never a header's text"),
+    Column("detail", pa.string(), "technical detail; never text of a header"),
 )
 FILE_FACTS: tuple[Column, ...] = (
     Column("size_bytes", pa.int64(), "size of the file"),
     Column(
-        "modified", pa.timestamp("us"), "time of last change, UTC; pseudonymised a keyed number"
+        "modified",
+        pa.timestamp("us"),
+        "modification time, UTC; where pseudonymised, shifted by a keyed hash",
     ),
     Column("etag", pa.string(), "the store's content tag; NULL on disk"),
     Column("is_archive", pa.bool_(), "a zip, tar or gzip file whose members were read"),
     Column("n_objects", pa.int64(), "1, or the members of an archive"),
     Column("n_instances", pa.int64(), "of these, objects that gave instance rows"),
     Column("n_rejects", pa.int64(), "of these, objects that gave a reject row"),
-    Column("is_final", pa.bool_(), "false: read it again next time, for its trouble may pass"),
-    Column("patient", pa.string(), "hash of the patient, to count patients per withheld word"),
     Column(
-        "withheld", pa.list_(pa.string()), "words that the cleaning of free text took out, sealed"
+        "is_final", pa.bool_(), "false: read again at the next harvest, after a transient error"
     ),
+    Column("patient", pa.string(), "hash of the patient, to count patients per withheld word"),
+    Column("withheld", pa.list_(pa.string()), "words withheld from free text, encrypted"),
 )
 REMOVAL_FACTS: tuple[Column, ...] = (
     Column(
@@ -221,7 +227,7 @@ REMOVAL_FACTS: tuple[Column, ...] = (
     Column(
         "reason",
         pa.string(),
-        "changed: a newer row stands; vanished: --prune did not find the file",
+        "changed: a newer row replaces it; vanished: --prune did not find the file",
     ),
 )
 
@@ -230,8 +236,8 @@ VOLUME_FACTS: tuple[Column, ...] = (
     Column("preprocessing", pa.string(), "version of the preprocessing: its settings and code"),
     Column("made_at", pa.timestamp("us"), "when this row was made, UTC; the last row counts"),
     Column("reason", pa.string(), "NULL, or why there is no volume: one of the reasons below"),
-    Column("detail", pa.string(), "what was found, in technical words; never a header's text"),
-    Column("is_final", pa.bool_(), "false: tried again next time, for its trouble may pass"),
+    Column("detail", pa.string(), "technical detail; never text of a header"),
+    Column("is_final", pa.bool_(), "false: tried again next time, after a transient error"),
     Column("harvested_at", pa.timestamp("us"), "of the series' youngest instance row then"),
     Column("n_rows", pa.int64(), "the series' instance rows then"),
     Column("shard", pa.string(), "file with the volume, below the lake"),
@@ -264,7 +270,7 @@ PREDICTION_FACTS: tuple[Column, ...] = (
     Column("preprocessing", pa.string(), "version of the preprocessing of its volumes"),
     Column("predicted_at", pa.timestamp("us"), "when this row was made, UTC; the last row counts"),
     Column("reason", pa.string(), "NULL, or why there is no volume, as in volumes"),
-    Column("is_final", pa.bool_(), "false: tried again next time, for its trouble may pass"),
+    Column("is_final", pa.bool_(), "false: tried again next time, after a transient error"),
     Column("harvested_at", pa.timestamp("us"), "of the series' youngest instance row then"),
     Column("n_rows", pa.int64(), "the series' instance rows then"),
     Column("sequence", pa.string(), "the most probable class; there is no class for any other"),
@@ -299,7 +305,7 @@ RUN_FACTS: tuple[Column, ...] = (
     Column("status", pa.string(), "running, finished, or broken off; a killed run stays running"),
     Column("started_at", pa.timestamp("us"), "UTC"),
     Column("updated_at", pa.timestamp("us"), "when it last committed, UTC"),
-    Column("sources", pa.list_(pa.string()), "what was crawled; sealed like uri"),
+    Column("sources", pa.list_(pa.string()), "what was crawled; encrypted like uri"),
     Column("collection", pa.string(), "--collection or --collection-from"),
     Column("phi", pa.string(), "pseudonymise or keep"),
     Column("files_listed", pa.int64(), "files or objects of the store that were listed"),
@@ -323,19 +329,19 @@ REJECT_REASONS: dict[str, str] = {
     "not_dicom": "neither a DICOM file nor an archive",
     "header_truncated": "the file ends inside its header",
     "header_too_long": "the header is longer than the bound",
-    "header_unparseable": "looks like DICOM, but neither reader makes sense of it",
+    "header_unparseable": "looks like DICOM, but neither reader can parse it",
     "no_sop_class": "a data set without a SOP class",
     "unreadable": "no permission, or the disk fails; tried again next time",
     "vanished": "listed, but gone when it was read; tried again next time",
     "not_a_file": "a pipe, socket or device; never opened",
     "link_cycle": "a link back to a folder above it; not followed",
-    "archive_damaged": "the archive breaks off or its checksums are wrong",
-    "archive_encrypted": "the member wants a password",
-    "archive_unsupported": "an archive format or compression that is not read (7z, ...)",
-    "archive_unsafe_path": "a member name that leads out of the archive",
-    "archive_too_deep": "archives in archives past the bound",
+    "archive_damaged": "the archive is truncated or its checksums are wrong",
+    "archive_encrypted": "the member needs a password",
+    "archive_unsupported": "an archive format or compression that is not supported (7z, ...)",
+    "archive_unsafe_path": "a member name that points out of the archive",
+    "archive_too_deep": "more nested archives than the bound",
     "archive_too_large": "more members, or more bytes, than the bound",
-    "archive_ratio": "expands past the bound: a bomb",
+    "archive_ratio": "expands to more than the bound: an archive bomb",
     "archive_empty": "no member",
 }
 
@@ -359,8 +365,8 @@ VOLUME_REASONS: dict[str, str] = {
     "unreadable": "no permission, or the disk fails; tried again next time",
     "vanished": "a file is gone; tried again next time",
 }
-PASSING_REASONS = frozenset({"changed", "unreadable", "vanished"})
-"""Of these, troubles that may pass: they exclude no series."""
+TRANSIENT_REASONS = frozenset({"changed", "unreadable", "vanished"})
+"""Transient read errors: retried at the next harvest; they do not exclude a series."""
 
 
 def _schema(*parts: tuple[Column, ...] | tuple[Attribute, ...]) -> pa.Schema:

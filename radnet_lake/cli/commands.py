@@ -143,7 +143,7 @@ COMMANDS: dict[str, Command] = {
     "locate": Command(
         "lake.query:LocateConfig",
         "lake.query:locate",
-        "print the files of a series; opens sealed URIs, so it needs the key",
+        "print the files of a series; decrypts URIs, so it may need the key",
         "radnet-lake locate 1.2.840.113619.2.176 --lake lake",
     ),
     "compact": Command(

@@ -292,7 +292,7 @@ def describe_rows(model: Model, rows: pa.Table) -> pa.Table:
     is_made = pc.equal(reasons, "")
     made, failed = rows.filter(is_made), rows.filter(pc.invert(is_made))
     lost = reasons.filter(pc.invert(is_made))
-    is_final = pc.invert(pc.is_in(lost, value_set=pa.array(sorted(schema.PASSING_REASONS))))
+    is_final = pc.invert(pc.is_in(lost, value_set=pa.array(sorted(schema.TRANSIENT_REASONS))))
     failures = {"SeriesInstanceUID": failed["SeriesInstanceUID"], "reason": lost}
     told = pa.concat_tables(
         [_describe_made(model, made), pa.table(failures | {"is_final": is_final})],

@@ -112,7 +112,7 @@ def start_row(job: Job, series: str, harvested_at: Any, n_rows: int) -> Row:
 
 def describe_failure(reason: str, detail: str) -> Row:
     """What a row of `volumes` says of a series without a volume."""
-    is_final = reason not in schema.PASSING_REASONS
+    is_final = reason not in schema.TRANSIENT_REASONS
     return {"reason": reason, "detail": detail[:MOST_DETAIL], "is_final": is_final}
 
 
