@@ -1,6 +1,7 @@
 -- grain: one row per distinct text of a description, a protocol, an agent or a coded agent
--- meaning: which words of each lexicon of contrast it holds
--- source: lexicon/contrast.csv; what denies is taken out before what affirms is looked for
+-- meaning: for each lexicon of contrast the first word that the text holds; NULL = none
+-- source: lexicon/contrast.csv; words that deny an agent are taken out before words that affirm one
+-- are looked for
 create view text.contrast as
 with texts as (
     select SeriesDescription as text from stage.series
@@ -30,7 +31,7 @@ with texts as (
 normal as (
     select
         text,
-        normalise_contrast(text) as words,
+        normalise_contrast(text) as normalised,
         drop_contrast_noise(normalise_contrast(text)) as clean
     from texts
     where text is not null
@@ -39,7 +40,7 @@ normal as (
 denied as (
     select
         text,
-        words,
+        normalised,
         clean,
         drop_contrast_before(drop_contrast_no(clean)) as rest
     from normal
@@ -47,7 +48,7 @@ denied as (
 
 select
     text,
-    trim(words) = '' as is_empty,
+    trim(normalised) = '' as is_empty,
     find_contrast_both(clean) as mixed,
     find_contrast_span(clean) as span,
     find_contrast_first(clean) as first_phase,
@@ -62,14 +63,14 @@ select
     find_contrast_mr(rest) as mr,
     find_contrast_mr_after(rest) as mr_after,
     find_contrast_phases(rest) as phases,
-    find_contrast_scout(words) as scout,
-    find_contrast_procedure(words) as procedure,
-    find_contrast_t1(words) as t1,
-    find_contrast_asl(words) as asl,
-    find_agent_none(words) as agent_none,
-    find_agent_unknown(words) as agent_unknown,
-    find_agent_enteral(words) as enteral,
-    find_agent_vascular(drop_contrast_no(words)) as vascular
+    find_contrast_scout(normalised) as scout,
+    find_contrast_procedure(normalised) as procedure,
+    find_contrast_t1(normalised) as t1,
+    find_contrast_asl(normalised) as asl,
+    find_agent_none(normalised) as agent_none,
+    find_agent_unknown(normalised) as agent_unknown,
+    find_agent_enteral(normalised) as enteral,
+    find_agent_vascular(drop_contrast_no(normalised)) as vascular
 from denied;
 comment on view text.contrast is 'words on contrast in a text';
 comment on column text.contrast.text is 'the text as the header has it';

@@ -1,5 +1,5 @@
 -- grain: one row per distinct series description
--- meaning: which planes it names; whether it is a description at all
+-- meaning: the planes that it names, and whether it is a placeholder for a description
 -- source: lexicon/view.csv, lexicon/description.csv
 create view text.description as
 with texts as (
@@ -11,15 +11,15 @@ with texts as (
 normal as (
     select
         text,
-        normalise_view(text) as words,
+        normalise_view(text) as normalised,
     from texts
 )
 
 select
     text,
-    find_axial(words) as axial,
-    find_coronal(words) as coronal,
-    find_sagittal(words) as sagittal,
+    find_axial(normalised) as axial,
+    find_coronal(normalised) as coronal,
+    find_sagittal(normalised) as sagittal,
     trim(text, ' ' || chr(0)) = '' or find_placeholder(normalise_description(text)) is not null
         as is_placeholder,
 from normal;

@@ -1,6 +1,6 @@
 -- grain: one row per distinct text that may name a part of the body
--- meaning: the words found, the regions they name in CT and in MR, and the labels that these
--- regions stand for, each with its gate in mm; span_mm: least height that shows them all together
+-- meaning: the words that the text holds, the regions that they name in CT and in MR, and the
+-- labels of these regions, each with its gate in mm; span_mm: least height that shows them all
 -- source: lexicon/region.csv, regions.csv
 create view text.region as
 with texts as (
@@ -26,26 +26,27 @@ with texts as (
 plain as (
     select
         text,
-        drop_region_noise(normalise_region(text)) as words,
+        drop_region_noise(normalise_region(text)) as normalised,
     from texts
     where text is not null
 ),
 
--- What would read as another region is taken out first: the spine, whole bodies, head and neck.
+-- Taken out first, because parts of them would match another region: spine, whole body, head and
+-- neck.
 inner_words as (
     select
         text,
-        words,
-        find_region_torso(words) as torso,
-        find_region_vertex(drop_region_torso(words)) as vertex,
-        drop_region_whole_body(drop_region_vertex(drop_region_torso(words))) as parts,
+        normalised,
+        find_region_torso(normalised) as torso,
+        find_region_vertex(drop_region_torso(normalised)) as vertex,
+        drop_region_whole_body(drop_region_vertex(drop_region_torso(normalised))) as parts,
     from plain
 ),
 
 part_words as (
     select
         text,
-        words,
+        normalised,
         torso,
         vertex,
         drop_region_head_neck(drop_region_spine(parts)) as parts,
@@ -61,8 +62,8 @@ found as (
         head_neck,
         torso,
         vertex,
-        find_region_whole_body(words) as whole_body,
-        find_region_pet(words) as pet,
+        find_region_whole_body(normalised) as whole_body,
+        find_region_pet(normalised) as pet,
         find_region_brain(parts) as brain,
         find_region_slab(parts) as slab,
         find_region_face(parts) as face,
@@ -70,7 +71,7 @@ found as (
         find_region_larynx(parts) as larynx,
         find_region_thoracic(parts) as thoracic,
         find_region_chest(parts) as chest,
-        coalesce(find_region_embolism(parts), find_region_gated(words)) as embolism,
+        coalesce(find_region_embolism(parts), find_region_gated(normalised)) as embolism,
         find_region_lung(parts) as lung,
         find_region_lung_base(parts) as lung_base,
         find_region_heart(parts) as heart,
@@ -86,14 +87,14 @@ found as (
         find_region_pelvis(parts) as pelvis,
         find_region_pelvic_organ(parts) as pelvic_organ,
         find_region_extremity(parts) as extremity,
-        find_region_intervention(drop_region_after(words)) as intervention,
-        find_region_monitor(words) as monitor,
-        find_region_sheet(words) as sheet,
-        find_region_mrcp(words) as mrcp,
-        find_region_angio(words) as angio,
-        find_region_one_side(words) as one_side,
-        find_region_brain_habit(words) as brain_habit,
-        find_region_breast_habit(words) as breast_habit,
+        find_region_intervention(drop_region_after(normalised)) as intervention,
+        find_region_monitor(normalised) as monitor,
+        find_region_sheet(normalised) as sheet,
+        find_region_mrcp(normalised) as mrcp,
+        find_region_angio(normalised) as angio,
+        find_region_one_side(normalised) as one_side,
+        find_region_brain_habit(normalised) as brain_habit,
+        find_region_breast_habit(normalised) as breast_habit,
     from part_words
 ),
 

@@ -1,5 +1,6 @@
 -- grain: one row per distinct series description or protocol name
--- meaning: the words on pulse sequence, localizers, maps and time that it holds; NULL = none
+-- meaning: for each lexicon (pulse sequence, localizers, maps, time) the first word that the text
+-- holds; NULL = none
 -- source: lexicon/sequence.csv
 create view text.sequence as
 with texts as (
@@ -11,7 +12,7 @@ with texts as (
 normal as (
     select
         text,
-        drop_sequence_noise(normalise_sequence(text)) as words,
+        drop_sequence_noise(normalise_sequence(text)) as normalised,
     from texts
     where text is not null
 ),
@@ -19,50 +20,50 @@ normal as (
 found as (
     select
         text,
-        find_scout(words) as scout,
-        find_mr_scout(words) as mr_scout,
-        find_calibration(words) as calibration,
-        find_adc_map(words) as adc_map,
-        find_perfusion_map(words) as perfusion_map,
-        find_mr_derived(words) as mr_derived,
-        find_derived_image(words) as derived_image,
-        find_projection(words) as projection,
-        find_diffusion(words) as diffusion,
-        find_functional(words) as functional,
-        find_perfusion(words) as perfusion,
-        find_dynamic(words) as dynamic,
-        find_dynamic_breast(words) as dynamic_breast,
-        find_cine(words) as cine,
-        find_ct_repeated(words) as ct_repeated,
-        find_bolus_start(words) as bolus_start,
-        find_angiography(words) as angiography,
-        find_spectroscopy(words) as spectroscopy,
-        find_elastography(words) as elastography,
-        find_susceptibility(words) as susceptibility,
-        find_stir(words) as stir,
-        find_tirm(words) as tirm,
-        find_flair(words) as flair,
-        find_plain_ir(words) as plain_ir,
-        find_double_inversion(words) as double_inversion,
-        find_gradient(words) as gradient,
-        find_dixon(words) as dixon,
-        find_spin_echo(words) as spin_echo,
-        find_turbo_spin_echo(words) as turbo_spin_echo,
-        find_single_shot(words) as single_shot,
-        find_echo_planar(words) as echo_planar,
-        find_weight_t1(words) as weight_t1,
-        find_weight_t2(words) as weight_t2,
-        find_proton_density(words) as proton_density,
-        find_three_d(words) as three_d,
-        find_breath_hold(words) as breath_hold,
-        find_single_phase(words) as single_phase,
-        find_phase_pass(words) as phase_pass,
-        find_phase_number(words) as phase_number,
-        find_reformat(words) as reformat,
-        find_cone_beam(words) as cone_beam,
+        find_scout(normalised) as scout,
+        find_mr_scout(normalised) as mr_scout,
+        find_calibration(normalised) as calibration,
+        find_adc_map(normalised) as adc_map,
+        find_perfusion_map(normalised) as perfusion_map,
+        find_mr_derived(normalised) as mr_derived,
+        find_derived_image(normalised) as derived_image,
+        find_projection(normalised) as projection,
+        find_diffusion(normalised) as diffusion,
+        find_functional(normalised) as functional,
+        find_perfusion(normalised) as perfusion,
+        find_dynamic(normalised) as dynamic,
+        find_dynamic_breast(normalised) as dynamic_breast,
+        find_cine(normalised) as cine,
+        find_ct_repeated(normalised) as ct_repeated,
+        find_bolus_start(normalised) as bolus_start,
+        find_angiography(normalised) as angiography,
+        find_spectroscopy(normalised) as spectroscopy,
+        find_elastography(normalised) as elastography,
+        find_susceptibility(normalised) as susceptibility,
+        find_stir(normalised) as stir,
+        find_tirm(normalised) as tirm,
+        find_flair(normalised) as flair,
+        find_plain_ir(normalised) as plain_ir,
+        find_double_inversion(normalised) as double_inversion,
+        find_gradient(normalised) as gradient,
+        find_dixon(normalised) as dixon,
+        find_spin_echo(normalised) as spin_echo,
+        find_turbo_spin_echo(normalised) as turbo_spin_echo,
+        find_single_shot(normalised) as single_shot,
+        find_echo_planar(normalised) as echo_planar,
+        find_weight_t1(normalised) as weight_t1,
+        find_weight_t2(normalised) as weight_t2,
+        find_proton_density(normalised) as proton_density,
+        find_three_d(normalised) as three_d,
+        find_breath_hold(normalised) as breath_hold,
+        find_single_phase(normalised) as single_phase,
+        find_phase_pass(normalised) as phase_pass,
+        find_phase_number(normalised) as phase_number,
+        find_reformat(normalised) as reformat,
+        find_cone_beam(normalised) as cone_beam,
         trim(
             regexp_replace(
-                drop_phase_number(drop_single_phase(drop_dynamic(words))), '[0-9\s]+', ' ', 'g'
+                drop_phase_number(drop_single_phase(drop_dynamic(normalised))), '[0-9\s]+', ' ', 'g'
             )
         ) as stem,
     from normal

@@ -1,5 +1,5 @@
 -- grain: one row per distinct name of a pulse sequence, as vendors write it
--- meaning: the pulse family that the name shows
+-- meaning: the family of pulse sequences that the name stands for: EP, IR, GR, SE
 -- source: lexicon/sequence.csv, name_*; dcm2niix, ezBIDS
 create view text.sequence_name as
 with texts as (
@@ -17,20 +17,20 @@ with texts as (
 normal as (
     select distinct
         text,
-        normalise_sequence(text) as words,
+        normalise_sequence(text) as normalised,
     from texts
     where text is not null
 )
 
 select
     text,
-    find_name_diffusion(words) as diffusion,
-    find_name_flash_scout(words) as flash_scout,
+    find_name_diffusion(normalised) as diffusion,
+    find_name_flash_scout(normalised) as flash_scout,
     case
-        when find_name_ep(words) is not null then 'EP'
-        when find_name_ir(words) is not null then 'IR'
-        when find_name_gr(words) is not null then 'GR'
-        when find_name_se(words) is not null then 'SE'
+        when find_name_ep(normalised) is not null then 'EP'
+        when find_name_ir(normalised) is not null then 'IR'
+        when find_name_gr(normalised) is not null then 'GR'
+        when find_name_se(normalised) is not null then 'SE'
     end as family,
 from normal;
 comment on view text.sequence_name is 'pulse sequence by the vendor''s sequence name';

@@ -1,7 +1,7 @@
 -- grain: one row per CT or MR series
--- meaning: how much of the body the stack shows, and which regions each of its texts names: labels
--- that pass their gates, labels that the stack is too short for; is_whole: the stack is long enough
--- for all regions of that text together; station: labels of BodyPartExamined
+-- meaning: the extent of the stack along the body, and for each text of the header the regions that
+-- it names: labels that pass their gates, and labels that the stack is too short for; is_whole: the
+-- stack is long enough for all regions of that text together
 -- source: text.region, regions.csv, thresholds.csv
 create view evidence.coverage as
 with image as (

@@ -29,7 +29,7 @@ places as (
     from text.region
 ),
 
-placed as (
+located as (
     select
         s.SeriesInstanceUID,
         case when d.is_place then d.is_brain when y.is_place then y.is_brain else b.is_brain end
@@ -153,7 +153,7 @@ select
 from judged as j
 inner join stage.series as s on j.SeriesInstanceUID = s.SeriesInstanceUID
 inner join described as t on j.SeriesInstanceUID = t.SeriesInstanceUID
-inner join placed as p on j.SeriesInstanceUID = p.SeriesInstanceUID
+inner join located as p on j.SeriesInstanceUID = p.SeriesInstanceUID
 left join text.sequence as w on t.text = w.text
 left join text.image_type as i on join_types(s.image_types, s.ImageType) = i.text;
 comment on view evidence.sequence is

@@ -1,6 +1,6 @@
--- grain: one row per series that has equals
--- meaning: how many series of its study, itself counted, are the same acquisition again: same
---          grid, same timing, same name but for numbers and phases
+-- grain: one row per series whose study has other series of the same acquisition
+-- meaning: the number of these series, this one counted: they have the same grid, the same timing
+-- and, apart from numbers and phases, the same name
 -- source: dynamic studies of public archives, split into one series per phase
 create view evidence.sibling as
 with named as (

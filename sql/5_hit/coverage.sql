@@ -1,6 +1,6 @@
 -- grain: one row per series and coverage rule that fired
--- meaning: labels of the regions that a text names, less those the stack is too short for; '' =
--- none; NULL = too short for all that the text names together, and the part is unknown
+-- meaning: labels of the regions that a text names, without those that the stack is too short for;
+-- '' = none; NULL = unknown, because the stack shows only a part of what the text names
 -- conflict: a coded region that contradicts the series text
 -- source: paper 2.1.4; evidence.coverage
 create view hit.coverage as

@@ -1,6 +1,6 @@
 -- grain: one row per series and time-series rule that fired
--- meaning: whether the series shows one place at several times
--- conflict: none; a word or a repeat simply outweighs the assumption of a single acquisition
+-- meaning: 'true': the series shows one place at several times; 'false': it does not
+-- conflict: none; a word or a repeat outranks the assumption of a single acquisition
 -- source: paper 2.1.1
 create view hit.time_series as
 with images as (

@@ -1,5 +1,5 @@
 -- grain: one row per series and view rule that fired
--- meaning: the view by the orientation of the planes; the word of the description is a cross-check
+-- meaning: the view by the orientation of the planes; words of the description only confirm it
 -- conflict: a word that names another plane than the orientation: a reformat named after its source
 -- source: paper 2.1.2; DICOM PS3.3 C.7.6.2
 create view hit.view as
@@ -32,4 +32,4 @@ select
     to_json({ 'SeriesDescription': s.SeriesDescription }) as evidence
 from stage.series as s
 inner join text.description as t on s.SeriesDescription = t.text
-where len(list_filter([t.axial, t.coronal, t.sagittal], lambda word: word is not null)) = 1;
+where len(list_filter([t.axial, t.coronal, t.sagittal], lambda keyword: keyword is not null)) = 1;

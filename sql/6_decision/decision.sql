@@ -31,7 +31,7 @@ hits as (
     select * from hit.time_series
 ),
 
-placed as (
+ranked as (
     select
         h.SeriesInstanceUID,
         h.rule_id,
@@ -52,7 +52,7 @@ winner as (
         min(place) as place,
         arg_min_null(value, place) as value,
         arg_min_null(evidence, place) as evidence,
-    from placed
+    from ranked
     group by all
 ),
 
@@ -68,7 +68,7 @@ loser as (
         })) as losers,
         bool_or(p.rank = a.rank and p.value is distinct from w.value) as is_tie,
         bool_or(p.contest = a.contest and p.value <> w.value) as is_contested,
-    from placed as p
+    from ranked as p
     inner join winner as w
         on
             p.SeriesInstanceUID = w.SeriesInstanceUID

@@ -1,5 +1,5 @@
 -- grain: one row per series and reason that fired, whatever else fired
--- meaning: why a series is not for training; exclusions.csv has the order in which reasons count
+-- meaning: the reasons to leave a series out of training; exclusions.csv has their order
 -- conflict: none: every reason is a flag of its own
 -- source: paper 2.1 and 3; DICOM PS3.3
 create view exclusion.exclusion as

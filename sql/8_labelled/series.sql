@@ -1,5 +1,6 @@
 -- grain: one row per series, included or not
--- meaning: facts, geometry, the five labels with rule, tier, evidence, conflict, and why excluded
+-- meaning: its attributes and geometry, the five labels with rule, tier, evidence and conflict, and
+-- the reasons that exclude it
 -- conflict: as decided in decision.decision
 -- source: stage.series, decision.decision, exclusion.exclusion; what `label` stores in the lake
 create view labelled.series as

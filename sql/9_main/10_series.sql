@@ -1,5 +1,6 @@
 -- grain: one row per series, included or not
--- meaning: as `radnet-lake label` stored it; header columns: their meaning is the attribute's
+-- meaning: the series as `radnet-lake label` stored it; columns with a DICOM keyword have the
+-- meaning of that attribute
 -- source: stored.series
 create view series as
 select *

@@ -1,5 +1,5 @@
 -- grain: one row per included series
--- meaning: what to train on, and in which part: nobody is in two parts
+-- meaning: the series to train on, divided into parts; no patient is in two parts
 -- source: paper 3 and Tables A1, A2; parts by hash of the patient, who is joined with others over
 -- shared studies and frames of reference, and by the paper's own division into collections
 create view training_set as

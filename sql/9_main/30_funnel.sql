@@ -1,6 +1,7 @@
 -- grain: one row per attribution order and step; step 0 is what was analysed
--- meaning: how many series each reason takes: first among all (first_hit) and at all (marginal)
--- source: paper 3; the kept set is the same in both orders
+-- meaning: the number of series that each reason excludes: as the first reason (first_hit), and
+-- whatever other reasons there are (marginal)
+-- source: paper 3; the included series are the same in both orders
 create view funnel as
 with attribution as (
     select unnest(['default', 'paper']) as attribution
@@ -46,7 +47,7 @@ counted as (
     group by all
 ),
 
-placed as (
+located as (
     select
         a.attribution,
         p.step as excluded_at,
@@ -73,7 +74,7 @@ select
     coalesce(sum(c.n) filter (c.excluded_at = t.step and c.is_salvageable), 0)::bigint
         as salvageable,
 from step as t
-left join placed as c on t.attribution = c.attribution
+left join located as c on t.attribution = c.attribution
 group by all
 order by t.attribution, t.step;
 comment on view funnel is 'what each exclusion takes; first_hit of all steps and remaining add up';

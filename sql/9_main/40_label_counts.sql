@@ -1,5 +1,5 @@
 -- grain: one row per division into parts, label and value
--- meaning: the paper's Table A3 for the training set: series in each part
+-- meaning: the number of series of the training set in each part, as Table A3 of the paper
 -- source: paper Table A3
 create view label_counts as
 with part as (

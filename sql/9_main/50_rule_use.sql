@@ -1,5 +1,6 @@
 -- grain: one row per rule
--- meaning: how many series each rule decided, how often it was contradicted, how often it lost
+-- meaning: the number of series that the rule decided, in how many of them other evidence
+-- contradicts it, and in how many series it was outranked
 -- source: series
 create view rule_use as
 with decided as (

@@ -1,6 +1,6 @@
 -- grain: one row per modality and pattern of series and study description
--- meaning: where a row of the site's protocol table would win most labels: CT and MR series with a
--- label that no rule can tell, or that is contested; what the site has decided is not listed
+-- meaning: CT and MR series with an unknown or contested label, grouped by description: where a row
+-- of the site's protocol table decides most labels; labels that the site has decided are left out
 -- source: series
 create view protocols as
 with image as (
@@ -38,7 +38,7 @@ lacking as (
         + (no_time_series or time_series_conflict)::integer as n_labels,
         if(texts[2] <> '' or texts[3] = '', texts[2], texts[3]) as study_pattern,
         if(texts[2] <> '' or texts[3] = '', 'StudyDescription', 'ProtocolName') as study_keyword,
-        -- Whether the series is in, or a label of it would bring it in: geometry it cannot mend.
+        -- Whether the series is in, or a label of it would bring it in: bad geometry stays bad.
         len(
             list_filter(
                 exclusions,

@@ -1,5 +1,5 @@
--- grain: one row per series and label that both the headers and the network tell
--- meaning: how hard the header's label is to believe for whoever sees the picture; most first
+-- grain: one row per series and label that both the headers and the network give
+-- meaning: how improbable the network finds the header's label; the most improbable first
 -- source: series against predictions, of several networks the one that was asked last
 create view audit as
 with predicted as (
@@ -27,8 +27,8 @@ seen as (
     inner join series as s on p.SeriesInstanceUID = s.SeriesInstanceUID
 ),
 
-placed as (
-    -- of the ratio, for large spacings err by more mm; a network may say less than nothing
+with_ratio as (
+    -- of the ratio, for large spacings err by more mm; a network may give a negative spacing
     select *, ln(greatest(p_spacing_mm, 0.1) / spacing_mm) as ratio
     from seen
     where spacing_mm > 0
@@ -38,7 +38,7 @@ centred as (
     select
         *,
         abs(ratio - median(ratio) over (partition by checkpoint)) as error,
-    from placed
+    from with_ratio
 ),
 
 compared as (
@@ -123,7 +123,7 @@ select
     c.header_value,
     c.network_value,
     c.probability,
-    -- below 1e-7 a float32 sigmoid cannot tell 1 - p from 0
+    -- below 1e-7 1 - p of a float32 sigmoid is 0
     -ln(greatest(c.probability, 1e-7)) as surprise,
     c.rule_id,
     c.tier,

@@ -1,4 +1,4 @@
--- grain: one row per series and label that the headers could not tell and the network does
+-- grain: one row per series and label that is unknown by the headers and that the network gives
 -- meaning: the network's label, with its probability; the most probable first
 -- source: series and predictions, of several networks the one that was asked last
 create view filled_labels as
@@ -55,7 +55,7 @@ from lacking
 where not is_known
 order by probability desc, SeriesInstanceUID asc, label asc;
 comment on view filled_labels is
-'labels that headers cannot tell, by the network; only classes that it knows';
+'labels unknown by the headers, as the network gives them; only classes that it knows';
 comment on column filled_labels.SeriesInstanceUID is 'series';
 comment on column filled_labels.label is 'sequence, view, contrast or coverage';
 comment on column filled_labels.value is 'coverage: regions joined by |, empty for none';

@@ -1,4 +1,5 @@
 -- grain: one row per series whose first reason is not one of its reasons
+-- meaning: must be empty: a series has a first reason in both orders if it has any, else in none
 select SeriesInstanceUID
 from labelled.series
 where
