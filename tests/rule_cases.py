@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from radnet_lake.label import label
 from radnet_lake.label.site import read_overrides, read_protocols
+from radnet_lake.lake.views import create_empty
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 NOTHING_SAID = (read_overrides(None), read_protocols(None))
@@ -66,9 +67,15 @@ def decide(cases: list[dict[str, str]], mode: str, columns: pa.Schema) -> duckdb
             row["SeriesInstanceUID"] = uid if sibling == 0 else f"{uid}.{sibling}"
             row["StudyInstanceUID"] = row["StudyInstanceUID"] or f"study {uid}"
             rows.append(row)
+    return label_rows(pa.Table.from_pylist(rows, columns), mode)
+
+
+def label_rows(rows: pa.Table, mode: str) -> duckdb.DuckDBPyConnection:
+    """All layers over rows of the roll-up, of a lake without volumes, overrides and protocols."""
     connection = duckdb.connect()
-    connection.execute("create schema stage")
-    connection.register("cases", pa.Table.from_pylist(rows, columns))
-    connection.execute("create table stage.series as from cases")
+    connection.execute("create schema stage; create schema stored")
+    create_empty(connection, "volumes")
+    connection.register("rows", rows)
+    connection.execute("create table stage.series as from rows")
     label.run_layers(connection, mode, *NOTHING_SAID)
     return connection

@@ -11,6 +11,7 @@ from radnet_lake.harvest.harvest import HarvestConfig
 from radnet_lake.label.explain import ExplainConfig
 from radnet_lake.label.label import LabelConfig
 from radnet_lake.lake.query import QueryConfig
+from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.views import connect
 from radnet_lake.phantom.phantom import PhantomConfig, phantom
 from radnet_lake.train.train import TrainConfig
@@ -31,16 +32,6 @@ AUDIT = (
     "select label, header_value, network_value, round(surprise, 2) as surprise, split"
     " from audit limit 10"
 )
-
-
-WORTH_EXPLAINING = """
-    select SeriesInstanceUID
-    from series
-    where sequence = 'T2-FLAIR'
-    order by excluded_by is null, len(sequence_losers) desc nulls last, SeriesInstanceUID
-    limit 1
-"""
-"""A label with other rules against it, of a series that is excluded, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +67,7 @@ def demo(config: DemoConfig) -> None:
     print(f"\n$ radnet-lake label --lake {shlex.quote(str(lake))}")
     run_command("label", LabelConfig(lake=str(lake)))
     with connect(str(lake)) as connection:
-        found = connection.execute(WORTH_EXPLAINING).fetchall()
+        found = connection.execute(read_query("explained_example")).fetchall()
     for (uid,) in found:
         print(f"\n$ radnet-lake explain {uid} --lake {shlex.quote(str(lake))}")
         run_command("explain", ExplainConfig(series=uid, lake=str(lake)))

@@ -16,19 +16,8 @@ from radnet_lake.errors import SettingError
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import open_lake, utc_now
 from radnet_lake.lake.settings import LakeSettings
+from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.views import connect
-
-COLUMNS = """
-    s.SeriesInstanceUID, s.StudyInstanceUID, s.collection, s.Modality,
-    s.sequence, s.sequence_rule, s.sequence_tier, s.sequence_conflict,
-    s."view", s.view_rule, s.view_tier, s.view_conflict,
-    s.contrast, s.contrast_rule, s.contrast_tier, s.contrast_conflict,
-    s.coverage, s.coverage_rule, s.coverage_tier, s.coverage_conflict,
-    s.time_series, s.time_series_rule, s.time_series_tier, s.time_series_conflict,
-    s.geometry, s.slice_count, s.slice_spacing_mm, s.effective_spacing_mm,
-    s.excluded_by, s.exclusions, t.split, t.paper_split
-"""
-"""No patient, no description, no evidence: a label set is made to be passed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +43,7 @@ def export(config: ExportConfig) -> dict[str, Any]:
     lake = open_lake(config.lake)
     stale = warn_if_stale(lake)
     with connect(lake.uri) as connection:
-        rows = connection.sql(
-            f"select {COLUMNS} from series as s"
-            " left join training_set as t on s.SeriesInstanceUID = t.SeriesInstanceUID"
-            " order by s.SeriesInstanceUID"
-        ).to_arrow_table()
+        rows = connection.sql(read_query("label_set")).to_arrow_table()
     digest = hashlib.sha256()
     for batch in rows.to_batches(max_chunksize=10_000):
         digest.update(json.dumps(batch.to_pylist()).encode())

@@ -22,7 +22,7 @@ from radnet_lake.lake import sql_files
 from radnet_lake.lake.freshness import MODES, list_overrides
 from radnet_lake.lake.log import CommitConflict, Lake, Part, open_lake, utc_now
 from radnet_lake.lake.settings import LakeSettings
-from radnet_lake.lake.views import connect, load_parts
+from radnet_lake.lake.views import connect, load_parts, load_table
 
 LAYERS = ("3_text", "4_evidence", "5_hit", "6_decision", "7_exclusion", "8_labelled")
 CHUNK_SERIES = 125_000
@@ -132,33 +132,18 @@ def label_chunk(
             " where ? = 1 or hash(StudyInstanceUID) % ? = ?",
             [count, count, number],
         )
-        _load_trouble(connection, lake)
+        load_table(connection, lake, "volumes")
         run_layers(connection, mode, overrides, protocols)
         yield connection
-
-
-def _load_trouble(connection: duckdb.DuckDBPyConnection, lake: Lake) -> None:
-    """Table stage.volume_trouble: series whose pixels made no volume at the last try, for good."""
-    parts = lake.snapshot.of("volumes")
-    if parts:
-        load_parts(connection, lake, "volumes", parts)
-        connection.execute(
-            "create table stage.volume_trouble as"
-            " select SeriesInstanceUID, reason, harvested_at, n_rows from"
-            " (from stored.volumes semi join stage.series using (SeriesInstanceUID) qualify"
-            " row_number() over (partition by SeriesInstanceUID order by made_at desc) = 1)"
-            " where is_final and reason is not null"
-        )
 
 
 def run_layers(
     connection: duckdb.DuckDBPyConnection, mode: str, overrides: pa.Table, protocols: pa.Table
 ) -> None:
-    """Run the layers of sql/ over stage.series: tables, and the last one, read once, a view."""
-    connection.execute(
-        "create table if not exists stage.volume_trouble (SeriesInstanceUID text, reason text,"
-        " harvested_at timestamp, n_rows bigint)"
-    )
+    """Run the layers of sql/ over stage.series and stored.volumes.
+
+    They become tables; the last one, which is read once, a view.
+    """
     sql_files.create_tables(connection)
     sql_files.create_macros(connection)
     connection.execute(

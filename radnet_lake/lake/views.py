@@ -60,14 +60,8 @@ def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
     """Create the raw tables `stored.*`, the views of headers and, in a labelled lake, of labels."""
     connection.execute("create schema if not exists stored")
     for table in (*schema.TABLES, *schema.DERIVED_TABLES):
-        parts = opened.snapshot.of(table)
-        if parts:
-            load_parts(connection, opened, table, parts)
-        elif table in schema.TABLES:
-            empty = schema.TABLES[table].empty_table()
-            connection.register("empty_table", empty)
-            connection.execute(f"create table stored.{table} as select * from empty_table")
-            connection.unregister("empty_table")
+        if table in schema.TABLES or opened.snapshot.of(table):
+            load_table(connection, opened, table)
         elif table == "series":
             # Empty, because views of predictions join it in a lake that is not labelled.
             connection.execute("create table stored.series (SeriesInstanceUID varchar)")
@@ -93,6 +87,22 @@ def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
     for view, columns in meanings.items():
         for name, meaning in columns.items():
             connection.execute(f'comment on column {view}."{name}" is {_quote(meaning)}')
+
+
+def load_table(connection: duckdb.DuckDBPyConnection, opened: Lake, table: str) -> None:
+    """Make `stored.<table>` of all its parts; where the lake has none, an empty table."""
+    parts = opened.snapshot.of(table)
+    if parts:
+        load_parts(connection, opened, table, parts)
+    else:
+        create_empty(connection, table)
+
+
+def create_empty(connection: duckdb.DuckDBPyConnection, table: str) -> None:
+    """Make the table `stored.<table>` with the columns of schema.TABLES and no row."""
+    connection.register("empty_table", schema.TABLES[table].empty_table())
+    connection.execute(f"create table stored.{table} as from empty_table")
+    connection.unregister("empty_table")
 
 
 def load_parts(

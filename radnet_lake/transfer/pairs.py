@@ -13,11 +13,12 @@ from radnet_lake.dicom.header import Reject, read_header
 from radnet_lake.dicom.instances import make_frame_rows
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, VolumeError
 from radnet_lake.lake.log import Lake, open_lake
+from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.storage.sources import absolute_uri, list_unit, list_units, open_file, read_range
 from radnet_lake.transfer.case import LiverCase, Organ, read_dicom_case, read_nifti_case
-from radnet_lake.transfer.sources import PATIENT, Candidate, Listing, check_ct, digest_value
+from radnet_lake.transfer.sources import Candidate, Listing, check_ct, digest_value
 from radnet_lake.volume.frame import FRAME_COLUMNS, Frame
 from radnet_lake.volume.series_frames import to_frames
 
@@ -76,10 +77,7 @@ def _add_patients(candidates: list[Candidate], lake: Lake | None) -> list[Candid
         return candidates
     with connect(lake.uri) as connection:
         connection.register("wanted", pa.table({"SeriesInstanceUID": uids}))
-        rows = connection.sql(
-            f"select SeriesInstanceUID, min(StudyInstanceUID), {PATIENT}"
-            " from instances semi join wanted using (SeriesInstanceUID) group by SeriesInstanceUID"
-        ).fetchall()
+        rows = connection.sql(read_query("series_patients")).fetchall()
     held = {uid: (study, patient) for uid, study, patient in rows}
     return [
         c._replace(StudyInstanceUID=held[uid][0], patient=held[uid][1])

@@ -24,8 +24,6 @@ from radnet_lake.transfer.case import LitsPair, LiverCase, list_lits, read_dicom
 from radnet_lake.volume.frame import Frame
 from radnet_lake.volume.series_frames import stream_rows, to_frames
 
-PATIENT = "coalesce(nullif(min(PatientID), ''), 'study ' || min(StudyInstanceUID))"
-
 
 class Candidate(NamedTuple):
     """What may become a case.
@@ -134,12 +132,9 @@ def find_known(lake: Lake, series: pa.Table) -> set[str] | None:
     None where the lake holds none of the series.
     """
     with connect(lake.uri) as connection:
-        connection.register("seen", series.select(["SeriesInstanceUID"]))
-        rows = connection.sql(
-            f"select {PATIENT} from instances semi join seen using (SeriesInstanceUID)"
-            " group by SeriesInstanceUID"
-        ).fetchall()
-    return {patient for (patient,) in rows} or None
+        connection.register("wanted", series.select(["SeriesInstanceUID"]))
+        rows = connection.sql(read_query("series_patients")).fetchall()
+    return {patient for *_, patient in rows} or None
 
 
 def check_ct(frames: list[Frame]) -> list[Frame]:

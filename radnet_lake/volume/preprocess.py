@@ -118,8 +118,9 @@ def _plan(lake: Lake, config: PreprocessConfig, report: PreprocessReport) -> pa.
     """The wanted series that no volume stands for: labels, harvested_at and n_rows of each."""
     shards = lake.folder.names(f"tensors/{report.preprocessing}/")
     with connect(lake.uri) as connection:
-        run_sql(connection, read_query("preprocess_candidate").replace("$retry", str(config.retry)))
-        choose_rows(connection, "candidate", config.where, "training_set", _LABELS)
+        run_sql(connection, read_query("preprocess_candidates"))
+        candidates = f"preprocess_candidates({config.retry})"
+        choose_rows(connection, candidates, config.where, "training_set", _LABELS)
         wanted = connection.sql("from wanted").to_arrow_table()
         connection.register("held", count_rows(lake, wanted))
         connection.register("shards", pa.table({"shard": pa.array(shards, pa.string())}))

@@ -23,6 +23,18 @@ with image as (
     where is_ct_class(s.SOPClassUID) or is_mr_class(s.SOPClassUID)
 ),
 
+-- Series whose pixels made no volume at the last try, for good.
+volume_failure as (
+    select SeriesInstanceUID, reason, harvested_at, n_rows
+    from (
+        select v.*
+        from stored.volumes as v
+        semi join stage.series as s on v.SeriesInstanceUID = s.SeriesInstanceUID
+        qualify row_number() over (partition by v.SeriesInstanceUID order by v.made_at desc) = 1
+    ) as latest
+    where is_final and reason is not null
+),
+
 fired as (
     select
         SeriesInstanceUID,
@@ -163,7 +175,7 @@ fired as (
     -- A file that is harvested anew may be a better one.
     select i.SeriesInstanceUID, 'EXC-PIXEL', v.reason
     from image as i
-    inner join stage.volume_trouble as v
+    inner join volume_failure as v
         on
             i.SeriesInstanceUID = v.SeriesInstanceUID
             and i.last_harvested_at = v.harvested_at

@@ -1,5 +1,5 @@
 -- grain: one row per series hit by a rule that sql/rules does not know, or of another label there
--- meaning: must be empty: every rule of 5_hit has a row in sql/rules, with the label that it decides
+-- meaning: must be empty: every rule of 5_hit has a row in sql/rules, with the label it decides
 with hits as (
     select 'sequence' as label, SeriesInstanceUID, rule_id
     from hit.sequence

@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 import pytest
-from rule_cases import NOTHING_SAID, decide
+from rule_cases import decide, label_rows
 
 from radnet_lake import schema
 from radnet_lake.label import label
@@ -112,11 +112,7 @@ def test_shuffled_input_changes_nothing(
 ) -> None:
     connection = decided["default"]
     rows = connection.sql("from stage.series order by md5(SeriesInstanceUID)").to_arrow_table()
-    with duckdb.connect() as other:
-        other.execute("create schema stage")
-        other.register("shuffled", rows)
-        other.execute("create table stage.series as from shuffled")
-        label.run_layers(other, "default", *NOTHING_SAID)
+    with label_rows(rows, "default") as other:
         query = "from decision.decision order by SeriesInstanceUID, label"
         assert other.execute(query).fetchall() == connection.execute(query).fetchall()
 

@@ -1,0 +1,38 @@
+-- grain: one row per series, included or not
+-- meaning: labels to be passed on to others: no patient, no description, no evidence
+select
+    s.SeriesInstanceUID,
+    s.StudyInstanceUID,
+    s.collection,
+    s.Modality,
+    s.sequence,
+    s.sequence_rule,
+    s.sequence_tier,
+    s.sequence_conflict,
+    s."view",
+    s.view_rule,
+    s.view_tier,
+    s.view_conflict,
+    s.contrast,
+    s.contrast_rule,
+    s.contrast_tier,
+    s.contrast_conflict,
+    s.coverage,
+    s.coverage_rule,
+    s.coverage_tier,
+    s.coverage_conflict,
+    s.time_series,
+    s.time_series_rule,
+    s.time_series_tier,
+    s.time_series_conflict,
+    s.geometry,
+    s.slice_count,
+    s.slice_spacing_mm,
+    s.effective_spacing_mm,
+    s.excluded_by,
+    s.exclusions,
+    t.split,
+    t.paper_split,
+from series as s
+left join training_set as t on s.SeriesInstanceUID = t.SeriesInstanceUID
+order by s.SeriesInstanceUID;
