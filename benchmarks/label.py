@@ -26,7 +26,7 @@ from radnet_lake import schema
 from radnet_lake.label.label import LabelConfig, label
 from radnet_lake.label.rollup import refresh_rollup
 from radnet_lake.lake.compact import FULL_ROWS
-from radnet_lake.lake.log import Lake, create_lake, open_lake, partition_name
+from radnet_lake.lake.log import Lake, create_lake, name_partition, open_lake
 from radnet_lake.lake.views import connect
 
 ROOT = Path(__file__).parent.parent
@@ -176,7 +176,7 @@ def make_lake(folder: Path, rows: int, is_mixed: bool) -> Lake:
             made = connection.sql(
                 f"select {columns} from (select * from empty_instances union all by name {_ROWS})"
             ).to_arrow_table()
-            name = f"{partition_name('synthetic', modality)}/compacted"
+            name = f"{name_partition('synthetic', modality)}/compacted"
             lake.commit(add=[lake.write_part("instances", made, name)])
     return lake
 

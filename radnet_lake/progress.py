@@ -1,4 +1,4 @@
-"""How far an act is, and what failed: counts and messages for whoever looks on, or a test."""
+"""Takes counts and messages of a running command, for a progress bar, a job log or a test."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Called by an act, first with what there is to do, then as it is done."""
+    """Called by a command at its start and after each step."""
 
     def __call__(
         self,
@@ -16,10 +16,10 @@ class Progress(Protocol):
         notes: Mapping[str, int | str] | None = None,
         messages: Sequence[str] = (),
     ) -> None:
-        """Take how many are done, of how many: None where that is not known, as before a start.
+        """Show `done` of `expected` units.
 
-        unit: what is counted, as files. notes: other counts by their names. messages: lines, each
-        passed once.
+        expected: None where it is unknown. unit: what is counted, such as files. notes: other
+        counts by name. messages: new lines since the last call.
         """
 
 
@@ -30,9 +30,9 @@ def show_nothing(
     notes: Mapping[str, int | str] | None = None,
     messages: Sequence[str] = (),
 ) -> None:
-    """The progress of an act that nobody looks at."""
+    """A Progress that shows nothing."""
 
 
 def list_failures(reasons: Counter[str], meanings: Mapping[str, str]) -> list[str]:
-    """How often each reason occurred, and what it means -> lines of a report."""
+    """Counts of reasons and their meanings -> lines of a report."""
     return [f"failed    {n:>8}  {name}: {meanings[name]}" for name, n in reasons.most_common()]

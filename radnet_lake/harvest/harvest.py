@@ -74,7 +74,7 @@ class HarvestConfig(CommitSettings):
     prune: bool = False
     """mark rows as removed whose file is no longer in SOURCE"""
     chunk_files: int = 5000
-    """most files per task; this many take about a second on local disk"""
+    """maximum of files per task; the default takes about a second on local disk"""
 
     def __post_init__(self) -> None:
         if not self.sources:

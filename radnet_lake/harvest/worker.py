@@ -26,7 +26,7 @@ from radnet_lake.dicom.header_json import make_json
 from radnet_lake.dicom.instances import Row, make_frame_rows, read_identifiers
 from radnet_lake.errors import StoreError
 from radnet_lake.harvest.file_index import FileIndex, compare_listing
-from radnet_lake.lake.log import Lake, Part, open_lake, partition_name, utc_now
+from radnet_lake.lake.log import Lake, Part, name_partition, open_lake, utc_now
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 from radnet_lake.privacy.free_text import load_vocabulary
 from radnet_lake.storage.archive import ArchiveError, archive_kind, list_members
@@ -339,10 +339,10 @@ class _ChunkReader:
         """Write the held rows: instances as one part per partition, sorted by series."""
         groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
         for row in self.rows.pop("instances", []):
-            where = partition_name(row["collection"], row.get("Modality") or "")
+            where = name_partition(row["collection"], row.get("Modality") or "")
             groups["instances", where].append(row)
         for row in self.rows.pop("series_headers", []):
-            collection = partition_name(row["collection"], "").partition("/")[0]
+            collection = name_partition(row["collection"], "").partition("/")[0]
             groups["series_headers", collection].append(row)
         for table, rows in self.rows.items():
             groups[table, ""].extend(rows)

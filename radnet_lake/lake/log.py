@@ -301,7 +301,7 @@ def create_lake(uri: str, phi: str, key_id: str) -> Lake:
     return lake
 
 
-def partition_name(collection: str, modality: str) -> str:
+def name_partition(collection: str, modality: str) -> str:
     """Collection and modality -> folder; an invalid modality, which is header text, gives OTHER."""
     safe = modality if re.fullmatch(r"[A-Z0-9]{1,16}", modality) else "OTHER"
     folder = quote(collection, safe=" -_.")

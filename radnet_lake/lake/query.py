@@ -62,7 +62,7 @@ class LocateConfig(SeriesSettings):
 
 
 def write_database(config: AttachConfig) -> str:
-    """Write the DuckDB file; what to try with it. Raises as attach does."""
+    """Write the DuckDB file; returns a line with the next command. Raises as attach does."""
     attach(config.lake, config.database)
     query = "from instances limit 5"
     return f'{config.database} is written; try: duckdb {config.database} "{query}"'

@@ -1,5 +1,4 @@
-"""Settings of commands that read a lake: --lake or RADNET_LAKE comes in, the lake's place goes
-out."""
+"""Takes --lake or RADNET_LAKE, gives the lake's URI; settings that commands on a lake share."""
 
 import os
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ LAKE_VARIABLE = "RADNET_LAKE"
 
 
 def locate_lake(uri: str | None) -> str:
-    """The lake that the user named, or that RADNET_LAKE names. Raises SettingError."""
+    """Value of --lake, else of RADNET_LAKE -> URI. Raises SettingError where neither is set."""
     uri = uri or os.environ.get(LAKE_VARIABLE)
     if not uri:
         raise SettingError("no lake is named", "--lake", f"give --lake LAKE or set {LAKE_VARIABLE}")
@@ -19,7 +18,7 @@ def locate_lake(uri: str | None) -> str:
 
 @dataclass(frozen=True)
 class LakeSettings:
-    """Which lake."""
+    """The lake that a command works on."""
 
     lake: str = ""
     """the lake's folder or s3://bucket/prefix (default: RADNET_LAKE)"""
@@ -27,7 +26,7 @@ class LakeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesSettings(LakeSettings):
-    """Which series of which lake."""
+    """One series of a lake."""
 
     series: str = field(metadata={"positional": "SERIES_UID"})
     """SeriesInstanceUID as the lake has it"""
@@ -35,7 +34,7 @@ class SeriesSettings(LakeSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class PrintSettings(LakeSettings):
-    """How rows of a lake are printed."""
+    """Format of printed rows."""
 
     format: str = field(default="table", metadata={"choices": ("table", "csv", "json")})
     """table for people, the others for programs"""
@@ -43,7 +42,7 @@ class PrintSettings(LakeSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CommitSettings(LakeSettings):
-    """How often a command that writes into a lake commits."""
+    """Time between commits of a command that writes to a lake."""
 
     commit_seconds: float = 15.0
-    """time between commits: what a killed run loses at most"""
+    """seconds between commits, and of work that a killed run can lose"""

@@ -1,4 +1,4 @@
-"""SQL for people: takes a connection and a query, gives Arrow batches, or a table as text."""
+"""Takes a connection and a query, gives Arrow batches, or a table as text."""
 
 import json
 import re
@@ -32,9 +32,9 @@ def choose_rows(
     columns: str = "*",
     setting: str = "--where",
 ) -> None:
-    """Make the temp table `wanted`: those rows of a relation for which a user's condition holds.
+    """Create the temp table `wanted`: the rows of a relation that meet a user's condition.
 
-    where: SQL, or '' for all rows. described: the view that lists the columns for a person. Raises
+    where: SQL, or '' for all rows. described: the view whose columns the error refers to. Raises
     SettingError that names the setting.
     """
     condition = f"(\n{where or 'true'}\n)"

@@ -34,7 +34,7 @@ _TYPES = {
     "collections": "{'patients': 'integer'}",
     "exclusions": "{'rank': 'integer', 'paper_rank': 'integer', 'in_paper': 'boolean'}",
 }
-"""Of the columns that are not text."""
+"""Types of the columns that are not text."""
 
 _ABOUT_SQL = (duckdb.CatalogException, duckdb.BinderException, duckdb.ParserException)
 """Errors whose message is about the SQL; others may quote a value of a header."""
@@ -47,7 +47,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def read_query(name: str) -> str:
-    """The text of sql/query/<name>.sql: statements that Python runs, not views."""
+    """Name -> text of sql/query/<name>.sql, a statement that Python runs."""
     return (schema.SQL_DIR / "query" / f"{name}.sql").read_text(encoding="utf-8")
 
 
@@ -62,7 +62,7 @@ def rule_set() -> str:
 
 
 def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make the schema `rule`: rules, lexicon, and one table per CSV file."""
+    """Create the schema `rule` with one table per CSV file or folder of sql/."""
     connection.execute("create schema if not exists rule")
     for name, types in _TYPES.items():
         folder = schema.SQL_DIR / name
@@ -74,7 +74,7 @@ def create_tables(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make a macro of each threshold and each lexicon, then those of sql/0_macro.
+    """Create a macro of each threshold and each lexicon, then those of sql/0_macro.
 
     find_<lexicon>(text) is the first match, or NULL; drop_<lexicon>(text) is the text without
     matches. text: as normalised for the lexicon's file. Raises LakeError that names the bad row.
@@ -103,7 +103,7 @@ def create_macros(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def create_constants(connection: duckdb.DuckDBPyConnection) -> None:
-    """Make a macro without arguments of each threshold, and of each list of list_keywords."""
+    """Create a macro without arguments of each threshold and each list of list_keywords."""
     for row in read_csv(schema.SQL_DIR / "thresholds.csv"):
         connection.execute(f"create or replace macro {row['name']}() as {float(row['value'])!r}")
     for name, keywords in list_keywords().items():

@@ -18,7 +18,7 @@ VIEWS: dict[str, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]]
 """Directions of the next slice, row and column, LPS."""
 
 
-class Region(NamedTuple):
+class FieldOfView(NamedTuple):
     """Field of view of a study: nominal box (mm), slice spacings (mm), labels, body part, words."""
 
     half_x: float
@@ -33,34 +33,34 @@ class Region(NamedTuple):
 _BELLY = ("liver", "kidney")
 _BODY = ("liver", "kidney", "intestine", "pelvis")
 _HEAD = ("brain", "upper_head_neck", "lower_head_neck")
-REGIONS: dict[str, Region] = {
-    "head": Region(82, (-100, 104), (742, 902), (4.5, 7), _HEAD[:1], "BRAIN",
+REGIONS: dict[str, FieldOfView] = {
+    "head": FieldOfView(82, (-100, 104), (742, 902), (4.5, 7), _HEAD[:1], "BRAIN",
         "BRAIN|Schädel|ENCEPHALE|CEREBRO|ENCEFALO|GŁOWA"),
-    "neck": Region(95, (-100, 95), (572, 806), (4, 7), _HEAD[1:], "NECK",
+    "neck": FieldOfView(95, (-100, 95), (572, 806), (4, 7), _HEAD[1:], "NECK",
         "NECK|Hals|COU|CUELLO|COLLO|SZYJA"),
-    "sinus": Region(75, (-112, 60), (676, 806), (2.5, 4), _HEAD[1:2], "SINUS",
+    "sinus": FieldOfView(75, (-112, 60), (676, 806), (2.5, 4), _HEAD[1:2], "SINUS",
         "SINUS|SINUS|SINUS|SINUS|SINUS|SINUS"),
-    "chest": Region(188, (-118, 122), (290, 596), (5, 8), ("lung",), "CHEST",
+    "chest": FieldOfView(188, (-118, 122), (290, 596), (5, 8), ("lung",), "CHEST",
         "CHEST|Thorax|THORAX|TORAX|TORACE|KLATKA PIERSIOWA"),
-    "breast": Region(180, (-190, 30), (368, 514), (3, 5), ("breast",), "BREAST",
+    "breast": FieldOfView(180, (-190, 30), (368, 514), (3, 5), ("breast",), "BREAST",
         "BREAST|Mamma|SEIN|MAMA|MAMMELLA|PIERSI"),
-    "abdomen": Region(172, (-118, 122), (190, 416), (4, 8), _BELLY, "ABDOMEN",
+    "abdomen": FieldOfView(172, (-118, 122), (190, 416), (4, 8), _BELLY, "ABDOMEN",
         "ABDOMEN|Oberbauch|ABDOMEN|ABDOMEN|ADDOME|JAMA BRZUSZNA"),
-    "renal": Region(172, (-118, 122), (190, 336), (3, 6), ("kidney",), "KIDNEY",
+    "renal": FieldOfView(172, (-118, 122), (190, 336), (3, 6), ("kidney",), "KIDNEY",
         "RENAL|Nieren|REINS|RENAL|RENAL|NEREK"),
-    "abdpel": Region(188, (-122, 125), (-42, 416), (5, 10), _BODY, "ABDOMENPELVIS",
+    "abdpel": FieldOfView(188, (-122, 125), (-42, 416), (5, 10), _BODY, "ABDOMENPELVIS",
         "ABDOMEN PELVIS|Abdomen/Becken|ABDOMEN BASSIN|ABDOMEN Y PELVIS|ADDOME PELVI|"
         "BRZUCH I MIEDNICA"),
-    "thab": Region(190, (-120, 125), (190, 596), (5, 10), ("lung", *_BELLY), "CHESTABDOMEN",
+    "thab": FieldOfView(190, (-120, 125), (190, 596), (5, 10), ("lung", *_BELLY), "CHESTABDOMEN",
         "CHEST ABDOMEN|Thorax/Oberbauch|THORAX ABDOMEN|TORAX ABDOMEN|TORACE ADDOME|KLATKA BRZUCH"),
-    "cap": Region(190, (-122, 125), (-42, 596), (8, 12), ("lung", *_BODY), "CHESTABDPELVIS",
+    "cap": FieldOfView(190, (-122, 125), (-42, 596), (8, 12), ("lung", *_BODY), "CHESTABDPELVIS",
         "CHEST ABDOMEN PELVIS|Thorax/Abdomen/Becken|THORAX ABDOMEN BASSIN|TORAX ABDOMEN PELVIS|"
         "TORACE ADDOME PELVI|KLATKA BRZUCH MIEDNICA"),
-    "whole": Region(190, (-122, 125), (-130, 905), (10, 12), (*_HEAD, "lung", *_BODY),
+    "whole": FieldOfView(190, (-122, 125), (-130, 905), (10, 12), (*_HEAD, "lung", *_BODY),
         "WHOLEBODY", "WHOLE BODY|Ganzkörper|WHOLE BODY|WHOLE BODY|WHOLE BODY|WHOLE BODY"),
-    "pelvis": Region(186, (-118, 122), (-44, 192), (5, 8), ("pelvis",), "PELVIS",
+    "pelvis": FieldOfView(186, (-118, 122), (-44, 192), (5, 8), ("pelvis",), "PELVIS",
         "PELVIS|Becken|BASSIN|PELVIS|BACINO|MIEDNICA"),
-    "prostate": Region(95, (-70, 100), (-34, 52), (3, 4.5), ("pelvis",), "PROSTATE",
+    "prostate": FieldOfView(95, (-70, 100), (-34, 52), (3, 4.5), ("pelvis",), "PROSTATE",
         "PROSTATE|Prostata|PROSTATE|PROSTATA|PROSTATA|PROSTATA"),
 }  # fmt: skip
 

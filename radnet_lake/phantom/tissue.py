@@ -128,7 +128,7 @@ def relax_signal(scan: Acquisition, tesla: float, agent: float) -> Array:
 def simulate_mr(
     labels: Labels, scan: Acquisition, tesla: float, agent: float, rng: np.random.Generator
 ) -> Array:
-    """Tissue codes -> MR magnitude with coil bias and Rician noise; its 99th percentile is 1000."""
+    """Tissue codes -> MR magnitude with coil bias and Rician noise; 99th percentile near 1000."""
     image = _blur(relax_signal(scan, tesla, agent)[labels])
     bias: Array = np.ones((1, 1, 1), np.float32)
     for axis, length in enumerate(labels.shape):

@@ -218,7 +218,7 @@ class Deidentifier:
         digest = hmac.digest(self._name_key, f"{bucket}:{word}".encode(), "sha256")
         return NAME_HASH_PREFIX + base64.urlsafe_b64encode(digest[:9]).decode()
 
-    def patient_hash(
+    def hash_patient(
         self, patient_id: str | None, issuer: str | None = None, study_uid: str | None = None
     ) -> str:
         """PatientID and its issuer, else the study -> hash; '' where there is neither."""
@@ -242,7 +242,7 @@ class Deidentifier:
         _shift_times(row, clock)
         _drop_numbers(row, names)
         if row.get("PatientID"):
-            row["PatientID"] = self.patient_hash(row["PatientID"], row.get("IssuerOfPatientID"))
+            row["PatientID"] = self.hash_patient(row["PatientID"], row.get("IssuerOfPatientID"))
         for columns, change in (
             (_HASHES, self._hash),
             (_UIDS, lambda _, uid: self._hash_uid(uid)),
@@ -307,7 +307,7 @@ class Deidentifier:
         if kind == "hash":
             is_patient = keyword == "PatientID"
             return (
-                self.patient_hash(value, person.issuer)
+                self.hash_patient(value, person.issuer)
                 if is_patient
                 else self._hash(keyword, value)
             )
@@ -344,7 +344,7 @@ class Deidentifier:
         return known
 
     def _set_clock(self, patient: dict[str, Any], study_time: float | None) -> Clock:
-        patient_hash = self.patient_hash(*(patient.get(column) for column in _CLOCK_COLUMNS))
+        patient_hash = self.hash_patient(*(patient.get(column) for column in _CLOCK_COLUMNS))
         clock = self._clocks.get(patient_hash)
         if clock is None:
             digest = hmac.digest(self._date_key, patient_hash.encode(), "sha256")

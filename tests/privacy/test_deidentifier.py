@@ -209,10 +209,10 @@ def test_one_patient_is_one_hash_unless_another_issuer_reuses_the_id(
     assert rows[0]["PatientID"] == rows[2]["PatientID"]
     assert rows[0]["PatientID"] != rows[1]["PatientID"]
     assert rows[0]["StudyDate"] == rows[2]["StudyDate"]
-    assert rows[0]["PatientID"] == deidentifier.patient_hash("A7733219", "ST ELSEWHERE")
-    assert deidentifier.patient_hash("12", "3") != deidentifier.patient_hash("2", "31")
-    assert deidentifier.patient_hash("", None, "1.2") == deidentifier.patient_hash(None, "", "1.2")
-    assert deidentifier.patient_hash("", "issuer") == ""
+    assert rows[0]["PatientID"] == deidentifier.hash_patient("A7733219", "ST ELSEWHERE")
+    assert deidentifier.hash_patient("12", "3") != deidentifier.hash_patient("2", "31")
+    assert deidentifier.hash_patient("", None, "1.2") == deidentifier.hash_patient(None, "", "1.2")
+    assert deidentifier.hash_patient("", "issuer") == ""
 
 
 def test_equal_text_in_two_attributes_has_two_hashes(deidentifier: Deidentifier) -> None:
