@@ -1,8 +1,8 @@
 """The numbers of Table 1: from labels and predictions of the same series, with intervals.
 
-Bootstrap: a resample is a vector of weights, how often each series was drawn, so that all resamples
-are one product of matrices. Patients are drawn, each with all series, for the series of a patient
-are alike: drawn one by one they would feign certainty.
+Confidence intervals: cluster bootstrap over patients, because series of one patient are correlated.
+Each resample is a weight vector, so all resamples are one matrix product. Not
+scipy.stats.bootstrap, because it does not resample whole patients.
 """
 
 import math
