@@ -8,6 +8,10 @@ RadnetLakeError
 └── VolumeError       the pixels of one series make no volume: exit status 1
 """
 
+import traceback
+from collections.abc import Sequence
+from pathlib import PurePath
+
 
 class RadnetLakeError(Exception):
     """Base of all errors that radnet_lake raises on purpose.
@@ -58,3 +62,28 @@ class VolumeError(RadnetLakeError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str]]:
         return type(self), (self.reason, self.detail)
+
+
+def describe_place(error: BaseException) -> str:
+    """Class of an error and the line of code that raised it: "ValueError at scan.py:120".
+
+    For errors that are not ours: their own text may quote a header or a path.
+    """
+    trace = traceback.extract_tb(error.__traceback__)
+    place = f" at {PurePath(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
+    return f"{type(error).__name__}{place}"
+
+
+def encode_error(error: Exception) -> list[str]:
+    """An error as JSON can hold it, for decode_error; of one that is not ours class and place."""
+    if isinstance(error, RadnetLakeError):
+        return [type(error).__name__, *error.args]
+    what = f"a worker failed: {describe_place(error)}"
+    return ["StoreError", what, "", "report it; what was committed stays"]
+
+
+def decode_error(words: Sequence[str]) -> RadnetLakeError:
+    """The error that encode_error was given, as one of ours."""
+    kind, *arguments = words
+    error: RadnetLakeError = globals()[kind](*arguments)
+    return error

@@ -1,14 +1,18 @@
 """Which Ray cluster the work runs on: the one around us, or one of our own."""
 
+import json
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import ray
-from ray.data import DataContext
+from ray.data import DataContext, Datasource
+from ray.exceptions import RayError, RayTaskError
 
-from radnet_lake.errors import SettingError, StoreError
+from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, decode_error
 
 WORKERS_PER_CPU = 3
 """Idle worker processes that a local Ray keeps; a new one takes a second to start."""
@@ -84,18 +88,80 @@ class _Attempts:
         return self.begun[name]
 
 
-def start_board() -> Any:
-    """An actor that keeps news: `post.remote(news)`, `take.remote()` gives and forgets them."""
-    return ray.remote(num_cpus=0, max_restarts=-1)(_Board).remote()
+def start_event_queue() -> Any:
+    """An event queue as actor: `post.remote(event)`; `take.remote()` returns and clears."""
+    return ray.remote(num_cpus=0, max_restarts=-1)(_EventQueue).remote()
 
 
-class _Board:
+class _EventQueue:
     def __init__(self) -> None:
-        self.news: list[dict[str, Any]] = []
+        self.events: list[dict[str, Any]] = []
 
-    def post(self, news: dict[str, Any]) -> None:
-        self.news.append(news)
+    def post(self, event: dict[str, Any]) -> None:
+        self.events.append(event)
 
     def take(self) -> list[dict[str, Any]]:
-        news, self.news = self.news, []
-        return news
+        events, self.events = self.events, []
+        return events
+
+
+def unwrap_error(error: BaseException) -> BaseException:
+    """The error of ours that a worker raised, out of Ray's wrappers; else the error itself.
+
+    Ray's wrapper is of our class, too, with a whole traceback for its text.
+    """
+    inner: BaseException | None = error
+    while inner is not None:
+        if isinstance(inner, RadnetLakeError) and not isinstance(inner, RayError):
+            return inner
+        inner = getattr(inner, "cause", None) or inner.__cause__
+    return error
+
+
+def fetch(reference: Any) -> Any:
+    """What a task, or a list of tasks, returned. Raises our own error as the worker raised it."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise unwrap_error(error) from None
+
+
+def map_chunks(
+    source: Datasource,
+    n_listers: int,
+    function: Callable[..., pa.Table],
+    arguments: dict[str, Any],
+    cpus: tuple[float, float],
+) -> Iterator[dict[str, Any]]:
+    """Rows that a function makes of the chunks of a source, as chunks end, in any order.
+
+    source: read by n_listers tasks, one chunk a row. function: takes a table of chunks and the
+    arguments, gives rows with a column `error`: None, or JSON of errors.encode_error, because Ray
+    Data would wrap an exception and lose it on the way. cpus: logical CPUs of a lister and of a worker.
+    They must differ, because Ray Data fuses operators with equal resources, and listing must not
+    wait for the work. Raises the first error.
+    """
+    context = DataContext.get_current()
+    before = context.target_max_block_size
+    # One block per row, because Ray makes tasks of blocks and each chunk needs its own.
+    context.target_max_block_size = 1
+    try:
+        dataset = ray.data.read_datasource(
+            source, override_num_blocks=n_listers, num_cpus=cpus[0]
+        ).map_batches(
+            function,
+            batch_size=None,
+            batch_format="pyarrow",
+            fn_kwargs=arguments,
+            num_cpus=cpus[1],
+        )
+        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        for batch in batches:
+            for row in batch.to_pylist():
+                if row["error"]:
+                    raise decode_error(json.loads(row["error"]))
+                yield row
+    except RayError as error:
+        raise unwrap_error(error) from None
+    finally:
+        context.target_max_block_size = before

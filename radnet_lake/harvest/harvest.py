@@ -9,24 +9,22 @@ objects_seen = instances + rejects + known.
 import json
 import re
 import time
-import traceback
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
 import ray
 import ray.data
-from ray.data import DataContext, Datasource, ReadTask
+from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from radnet_lake import __version__, errors
-from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
+from radnet_lake import __version__
+from radnet_lake.errors import SettingError, StoreError, encode_error
 from radnet_lake.harvest.file_index import LISTED, FileIndex, write_vanished
 from radnet_lake.harvest.report import HarvestReport
 from radnet_lake.harvest.worker import ChunkResult, HarvestJob, extract_chunk
@@ -36,7 +34,7 @@ from radnet_lake.lake.settings import CommitSettings, locate_lake
 from radnet_lake.lake.views import connect
 from radnet_lake.privacy.deidentifier import Deidentifier, load_key
 from radnet_lake.progress import Progress, show_nothing
-from radnet_lake.ray_cluster import start_ray
+from radnet_lake.ray_cluster import map_chunks, start_ray
 from radnet_lake.settings import check_choices, check_least
 from radnet_lake.storage.sources import Entry, Unit, absolute_uri, list_unit, list_units
 
@@ -202,7 +200,7 @@ class _HarvestRun:
         progress(0, expected, "files")
         committed = time.monotonic()
         try:
-            for result in _results(units, job, config.chunk_files):
+            for result in _map_chunks(units, job, config.chunk_files):
                 self.waiting += result.parts
                 for name, n in result.counts.items():
                     self.record[name] += n
@@ -302,24 +300,19 @@ def _encode_chunk(chunk: list[Entry]) -> pa.Table:
 
 
 def _extract_batch(batch: pa.Table, job: HarvestJob) -> pa.Table:
-    results: list[tuple[Any, ...]] = []
+    results: list[str | None] = []
+    failures: list[str | None] = []
     for n in range(batch.num_rows):
         listed = pa.table({name: batch[name][n].values for name in Entry._fields}, LISTED)
+        result = failure = None
         try:
-            results.append((*extract_chunk(job, listed), None))
-        except RadnetLakeError as error:
-            # Ray Data would wrap it, and lose it on the way.
-            results.append(([], {}, (type(error).__name__, *error.args)))
-        except Exception as error:  # its text may quote a header: only kind and place go on
-            place = traceback.extract_tb(error.__traceback__)[-1]
-            what = f"a reader failed: {type(error).__name__}"
-            where = f"{PurePath(place.filename).name}:{place.lineno}"
-            remedy = "report it; what was committed stays"
-            results.append(([], {}, ("StoreError", what, where, remedy)))
+            result = json.dumps(extract_chunk(job, listed))
+        except Exception as error:
+            failure = json.dumps(encode_error(error))
+        results.append(result)
+        failures.append(failure)
     return pa.table(
-        {
-            "result": [json.dumps(r) for r in results],
-        }
+        {"result": pa.array(results, pa.string()), "error": pa.array(failures, pa.string())}
     )
 
 
@@ -328,45 +321,14 @@ def _count_listers() -> int:
     return max(1, -(-cpus // CPUS_PER_LISTER))
 
 
-def _results(units: list[Unit], job: HarvestJob, chunk_files: int) -> Iterator[ChunkResult]:
-    """Run the pipeline; yields the results of chunks as they finish, in any order."""
+def _map_chunks(units: list[Unit], job: HarvestJob, chunk_files: int) -> Iterator[ChunkResult]:
+    """Results of chunks as they finish, in any order."""
     tasks = min(len(units), _count_listers())
-    context = DataContext.get_current()
-    before = context.target_max_block_size
-    # One block per row, because Ray makes tasks of blocks and each chunk needs its own.
-    context.target_max_block_size = 1
-    try:
-        dataset = ray.data.read_datasource(
-            _ListingSource(units, chunk_files, tasks), override_num_blocks=tasks, num_cpus=LIST_CPUS
-        ).map_batches(
-            _extract_batch,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_kwargs={"job": job},
-            num_cpus=READ_CPUS,
-        )
-        for batch in dataset.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        ):
-            for row in batch.to_pylist():
-                parts, counts, error = json.loads(row["result"])
-                if error:
-                    raise getattr(errors, error[0], RadnetLakeError)(*error[1:])
-                yield ChunkResult([decode_part(p) for p in parts], counts)
-    except ray.exceptions.RayError as error:
-        raise _own_error(error) or error from None
-    finally:
-        context.target_max_block_size = before
-
-
-def _own_error(error: BaseException | None) -> RadnetLakeError | None:
-    """The error that our code raised in a worker, out of Ray's wrapping."""
-    while error is not None:
-        # Ray's wrapper is of our class as well, with a whole traceback for its text.
-        if isinstance(error, RadnetLakeError) and not isinstance(error, ray.exceptions.RayError):
-            return error
-        error = getattr(error, "cause", None) or error.__cause__
-    return None
+    source = _ListingSource(units, chunk_files, tasks)
+    cpus = (LIST_CPUS, READ_CPUS)
+    for row in map_chunks(source, tasks, _extract_batch, {"job": job}, cpus):
+        parts, counts = json.loads(row["result"])
+        yield ChunkResult([decode_part(p) for p in parts], counts)
 
 
 def _files_last_time(lake: Lake, sources: list[str]) -> int | None:

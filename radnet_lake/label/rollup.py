@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from radnet_lake.errors import LakeError, RadnetLakeError
+from radnet_lake.errors import LakeError
 from radnet_lake.label.rollup_plan import (
     Plan,
     RollupTask,
@@ -34,7 +34,7 @@ from radnet_lake.label.rollup_plan import (
 from radnet_lake.lake.log import CommitConflict, Lake, Part, open_lake
 from radnet_lake.lake.sql_files import run_folder
 from radnet_lake.lake.views import load_parts
-from radnet_lake.ray_cluster import start_ray
+from radnet_lake.ray_cluster import fetch, start_ray
 
 KEY = "SeriesInstanceUID"
 SEEN = "_lake/rollup.json"
@@ -150,11 +150,7 @@ def _roll_on_ray(
     if has_shuffled:
         buckets = zip(*(r[1:] for r in results), strict=True)
         running += [roll_bucket.remote(job, *rows) for rows in buckets]
-    try:
-        return [Part(*part) for part in ray.get(running) if part]
-    except ray.exceptions.RayTaskError as error:
-        # Ray's wrapper has a whole traceback for its text.
-        raise (error.cause if isinstance(error.cause, RadnetLakeError) else error) from None
+    return [Part(*part) for part in fetch(running) if part]
 
 
 def _roll_task(job: Job, task: RollupTask, threads: int = 1) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from radnet_lake.errors import CheckpointError, RadnetLakeError
 from radnet_lake.network.dice import DiceObjective
 from radnet_lake.network.losses import Objective
+from radnet_lake.ray_cluster import unwrap_error
 from radnet_lake.train.config import TrainerConfig
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.train.step import Batch, Group, TrainingStep
@@ -58,7 +59,7 @@ class TrainTask(Protocol):
 
     @property
     def events(self) -> Any:
-        """Event queue that the driver reads (ray_cluster.start_board), or None."""
+        """Event queue that the driver reads (ray_cluster.start_event_queue), or None."""
 
     def start(self, group: Group) -> None:
         """Build the network and the objective of this worker; they are there from then on."""
@@ -127,10 +128,7 @@ def train_on_worker(passed: dict[str, TrainTask]) -> None:
         run_task(task, Group(context.get_world_rank(), context.get_world_size(), device))
     except RayTaskError as error:
         # An error while volumes were loaded.
-        cause = error.cause
-        if isinstance(cause, RadnetLakeError):
-            raise cause from None
-        raise
+        raise unwrap_error(error) from None
 
 
 def run_task(task: TrainTask, group: Group) -> None:

@@ -9,11 +9,9 @@ import os
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import PurePath
 from typing import Any
 
 import ray
@@ -22,7 +20,7 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from radnet_lake.errors import RadnetLakeError, SettingError
+from radnet_lake.errors import RadnetLakeError, SettingError, describe_place
 from radnet_lake.progress import Progress
 from radnet_lake.train.config import TrainerConfig
 from radnet_lake.train.loop import TrainTask, train_on_worker
@@ -239,10 +237,8 @@ def _to_own(error: TrainingFailedError) -> RadnetLakeError:
             return cause
     first = causes[0]
     text = f": {str(first).splitlines()[0][:200]}" if str(first) else ""
-    trace = traceback.extract_tb(first.__traceback__)
-    place = f" at {PurePath(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
-    what = f"a worker failed: {type(first).__name__}{place}{text}"
-    return RadnetLakeError(what, "training", "mend the cause, then go on with --resume")
+    what = f"a worker failed: {describe_place(first)}{text}"
+    return RadnetLakeError(what, "training", "remove the cause, then go on with --resume")
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.settings import locate_lake
 from radnet_lake.network.heads import read_heads
 from radnet_lake.progress import Progress, show_nothing
-from radnet_lake.ray_cluster import start_board, start_ray
+from radnet_lake.ray_cluster import start_event_queue, start_ray
 from radnet_lake.storage.sources import absolute_uri
 from radnet_lake.train.config import refuse_changes
 from radnet_lake.train.loop import GO_BACK, count_steps
@@ -58,7 +58,7 @@ def train(config: TrainConfig, progress: Progress = show_nothing) -> TrainReport
         task,
         train=(ray.put(task.train[0]), task.train[1]),
         validation=task.validation and (ray.put(task.validation[0]), task.validation[1]),
-        events=start_board(),
+        events=start_event_queue(),
     )
     run_workers(task, report, progress)
     return report

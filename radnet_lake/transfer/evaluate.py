@@ -15,14 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, RayError, WorkerCrashedError
 
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, VolumeError
 from radnet_lake.evaluate.evaluate import EvaluationReport, EvaluationSettings
 from radnet_lake.evaluate.figures import encode_figure
 from radnet_lake.network.dice import measure_overlap
 from radnet_lake.progress import Progress, show_nothing
-from radnet_lake.ray_cluster import start_ray
+from radnet_lake.ray_cluster import fetch, start_ray
 from radnet_lake.settings import check_choices, check_least
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.transfer.case_folder import SPLITS, CaseFolder, StoredCase, check_alike
@@ -284,9 +284,7 @@ def _stream_tasks(job: _Job, rows: list[Row], workers: int) -> Iterator[tuple[in
             (done,), _ = ray.wait(list(running), num_returns=1)
             n, row = running.pop(done)
             try:
-                yield n, ray.get(done)
-            except RayTaskError as error:
-                raise (error.cause if isinstance(error.cause, RadnetLakeError) else error) from None
+                yield n, fetch(done)
             except (WorkerCrashedError, OutOfMemoryError):
                 yield n, _fail(job, row, "killed", "its worker died at each try")
     finally:

@@ -14,14 +14,14 @@ from typing import Any
 
 import pyarrow.compute as pc
 import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
 from radnet_lake.errors import CheckpointError, RadnetLakeError, SettingError
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.network.checkpoint import build_network, digest_weights
 from radnet_lake.progress import Progress, list_failures, show_nothing
-from radnet_lake.ray_cluster import start_ray
+from radnet_lake.ray_cluster import fetch, start_ray
 from radnet_lake.settings import name_flag
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.transfer.case_folder import CASE_REASONS, SPLITS, CaseFolder, CaseSettings
@@ -339,10 +339,7 @@ def _run_tasks(out: str, settings: CaseSettings, candidates: Iterable[Candidate]
 def _await_row(task: Any) -> Row | None:
     """What a task gave; None where its worker died."""
     try:
-        row: Row = ray.get(task)
-    except RayTaskError as error:
-        # Ray's own text is a traceback.
-        raise (error.cause if isinstance(error.cause, RadnetLakeError) else error) from None
+        row: Row = fetch(task)
     except (WorkerCrashedError, OutOfMemoryError):
         return None
     return row

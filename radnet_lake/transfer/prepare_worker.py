@@ -1,14 +1,12 @@
 """A candidate -> a stored case with its windows and their scores. What one worker does; no Ray."""
 
-import traceback
 from collections.abc import Iterable
 from functools import lru_cache
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 
-from radnet_lake.errors import CheckpointError, RadnetLakeError, VolumeError
+from radnet_lake.errors import CheckpointError, RadnetLakeError, VolumeError, describe_place
 from radnet_lake.network.checkpoint import build_network, digest_weights
 from radnet_lake.network.resnet import RadNet
 from radnet_lake.transfer.case import LiverCase, resample_slices
@@ -40,9 +38,7 @@ def prepare_case(out: str, settings: CaseSettings, candidate: Candidate) -> Row:
     except RadnetLakeError:
         raise
     except Exception as error:  # its text may quote a header: only kind and place go on
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{PurePath(place.filename).name}:{place.lineno}"
-        return row | {"reason": "undecodable", "detail": f"{type(error).__name__} at {where}"}
+        return row | {"reason": "undecodable", "detail": describe_place(error)}
     row |= facts
     CaseFolder(out).write_case(candidate.name, stored, row)
     return row

@@ -21,9 +21,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 import ray
-from ray.exceptions import OutOfMemoryError, RayTaskError, WorkerCrashedError
+from ray.exceptions import OutOfMemoryError, WorkerCrashedError
 
-from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
+from radnet_lake.errors import SettingError, StoreError
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.sql import choose_rows
@@ -31,7 +31,7 @@ from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights
 from radnet_lake.progress import Progress, list_failures, show_nothing
-from radnet_lake.ray_cluster import start_ray
+from radnet_lake.ray_cluster import fetch, start_ray
 from radnet_lake.settings import check_least
 from radnet_lake.storage.folder import Folder
 from radnet_lake.storage.sources import absolute_uri, list_unit, list_units
@@ -312,10 +312,7 @@ def _segment(job: Job, scans: Iterable[Scan], workers: int) -> Iterator[Row]:
 
 def _await_row(task: Any, job: Job, scan: Scan) -> Row:
     try:
-        row: Row = ray.get(task)
-    except RayTaskError as error:
-        # Ray's own text is a traceback.
-        raise (error.cause if isinstance(error.cause, RadnetLakeError) else error) from None
+        row: Row = fetch(task)
     except (WorkerCrashedError, OutOfMemoryError):
         detail = "its worker died at each try"
         return start_row(job, scan) | {"reason": "killed", "detail": detail}

@@ -1,13 +1,11 @@
 """One CT, a series or a NIfTI file -> an organ's mask on its own grid, as files; no Ray."""
 
-import traceback
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from radnet_lake.errors import RadnetLakeError, VolumeError
+from radnet_lake.errors import RadnetLakeError, VolumeError, describe_place
 from radnet_lake.evaluate.figures import encode_figure
 from radnet_lake.storage.folder import Folder
 from radnet_lake.transfer.case import LiverCase, resample_slices
@@ -86,9 +84,7 @@ def segment_scan(job: Job, models: Models, scan: Scan) -> Row:
     except RadnetLakeError:
         raise
     except Exception as error:  # its text may quote a header: only kind and place go on
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{PurePath(place.filename).name}:{place.lineno}"
-        return row | {"reason": "undecodable", "detail": f"{type(error).__name__} at {where}"}
+        return row | {"reason": "undecodable", "detail": describe_place(error)}
     return row
 
 

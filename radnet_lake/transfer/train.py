@@ -14,7 +14,7 @@ from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.network.checkpoint import encode_checkpoint
 from radnet_lake.network.resnet import NetworkSettings
 from radnet_lake.progress import Progress, show_nothing
-from radnet_lake.ray_cluster import start_board, start_ray
+from radnet_lake.ray_cluster import start_event_queue, start_ray
 from radnet_lake.storage.sources import absolute_uri
 from radnet_lake.train.config import refuse_changes
 from radnet_lake.train.loop import GO_BACK, count_steps, run_task
@@ -52,7 +52,7 @@ def train_liver(config: LiverTrainConfig, progress: Progress = show_nothing) -> 
     task, report = _prepare(config)
     start_ray()
     check_resources(config)
-    run_workers(replace(task, events=start_board()), report, progress)
+    run_workers(replace(task, events=start_event_queue()), report, progress)
     return report
 
 

@@ -9,25 +9,23 @@ that only dead rows name.
 
 import json
 import time
-import traceback
 import uuid
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
-from ray.data import DataContext, Datasource, ReadTask
+from ray.data import Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from radnet_lake import __version__, errors
-from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
+from radnet_lake import __version__
+from radnet_lake.errors import SettingError, StoreError, encode_error
 from radnet_lake.lake.freshness import MODES, warn_if_stale
 from radnet_lake.lake.log import Lake, Part, decode_part, open_lake
 from radnet_lake.lake.settings import CommitSettings
@@ -36,7 +34,7 @@ from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.progress import Progress, show_nothing
-from radnet_lake.ray_cluster import count_attempts, start_ray
+from radnet_lake.ray_cluster import count_attempts, map_chunks, start_ray
 from radnet_lake.settings import check_choices, take_settings
 from radnet_lake.storage.sources import absolute_uri
 from radnet_lake.volume.report import PreprocessReport
@@ -161,7 +159,7 @@ class _Run:
         cpus = int(ray.cluster_resources().get("CPU", 1))
         at_once = min(CHUNK_SERIES, -(-pending.num_rows // (CHUNKS_PER_CPU * cpus)))
         try:
-            taken = [self._take(result) for result in _results(self.job, pending, at_once)]
+            taken = [self._take(result) for result in _map_chunks(self.job, pending, at_once)]
             done = pa.concat_arrays([pa.array([], pa.string()), *taken])
             is_done = pc.is_in(pending["SeriesInstanceUID"], value_set=done)
             lost = pending.filter(pc.invert(is_done))
@@ -237,7 +235,7 @@ def _list_chunks(lake: str, pending: ray.ObjectRef, most: int) -> Iterator[pa.Ta
         if held:
             yield _encode_chunk(held, series)
     except Exception as error:
-        yield _encode(chunk=b"", frames=b"", series=b"", error=_to_words(error))
+        yield _encode(chunk=b"", frames=b"", series=b"", error=_encode_error(error))
 
 
 def _encode_chunk(held: list[tuple[int, pa.Table]], series: pa.Table) -> pa.Table:
@@ -263,8 +261,7 @@ def _prepare_encoded(chunk: dict[str, bytes], job: Job, attempts: Any) -> pa.Tab
             rows, shard = prepare_chunk(job, frames, series, apart)
             return _encode(rows=_to_bytes(rows), shard=json.dumps(shard).encode(), error=b"")
         except Exception as trouble:
-            # Ray Data would wrap it, and lose it on the way.
-            error = _to_words(trouble)
+            error = _encode_error(trouble)
     return _encode(rows=b"", shard=b"", error=error)
 
 
@@ -280,44 +277,18 @@ def _to_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
+def _encode_error(error: Exception) -> bytes:
+    return json.dumps(encode_error(error)).encode()
+
+
 def _to_table(data: bytes) -> pa.Table:
     return pa.ipc.open_stream(data).read_all()
 
 
-def _to_words(error: Exception) -> bytes:
-    """An error as the words of a RadnetLakeError; of one that is not ours only kind and place."""
-    if isinstance(error, RadnetLakeError):
-        return json.dumps([type(error).__name__, *error.args]).encode()
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    what = f"a worker failed: {type(error).__name__}"
-    where = f"{PurePath(place.filename).name}:{place.lineno}"
-    return json.dumps(["StoreError", what, where, "report it; what was committed stays"]).encode()
-
-
-def _results(job: Job, pending: pa.Table, most: int) -> Iterator[Result]:
-    """Run the pipeline; results come as chunks end, in any order."""
-    context = DataContext.get_current()
-    before = context.target_max_block_size
-    # A chunk is a row and must stay a block of its own: blocks are what tasks are made of.
-    context.target_max_block_size = 1
-    try:
-        dataset = ray.data.read_datasource(
-            _Listing(job.lake, ray.put(pending), most), override_num_blocks=1, num_cpus=LIST_CPUS
-        ).map_batches(
-            _prepare_batch,
-            batch_size=None,
-            batch_format="pyarrow",
-            fn_kwargs={"job": job, "attempts": count_attempts()},
-            num_cpus=PREPARE_CPUS,
-        )
-        for batch in dataset.iter_batches(
-            batch_size=None, batch_format="pyarrow", prefetch_batches=0
-        ):
-            for row in batch.to_pylist():
-                if row["error"]:
-                    kind, *words = json.loads(row["error"])
-                    raise getattr(errors, kind)(*words)
-                shard = json.loads(row["shard"])
-                yield Result(_to_table(row["rows"]), decode_part(shard) if shard else None)
-    finally:
-        context.target_max_block_size = before
+def _map_chunks(job: Job, pending: pa.Table, most: int) -> Iterator[Result]:
+    """Results of chunks as they end, in any order."""
+    source = _Listing(job.lake, ray.put(pending), most)
+    arguments = {"job": job, "attempts": count_attempts()}
+    for row in map_chunks(source, 1, _prepare_batch, arguments, (LIST_CPUS, PREPARE_CPUS)):
+        shard = json.loads(row["shard"])
+        yield Result(_to_table(row["rows"]), decode_part(shard) if shard else None)

@@ -5,18 +5,16 @@ Every series ends as a volume or as a row that says why there is none.
 """
 
 import re
-import traceback
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing import get_context
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from radnet_lake import __version__, schema
-from radnet_lake.errors import RadnetLakeError, VolumeError
+from radnet_lake.errors import RadnetLakeError, VolumeError, describe_place
 from radnet_lake.lake.log import Lake, Part, open_lake, utc_now
 from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.volume.frame import Frame
@@ -134,9 +132,7 @@ def _prepare(frames: list[Frame], settings: ResampleSettings) -> Prepared | Row:
     except RadnetLakeError:
         raise
     except Exception as error:  # its text may quote a header: only kind and place go on
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{PurePath(place.filename).name}:{place.lineno}"
-        return describe_failure("undecodable", f"{type(error).__name__} at {where}")
+        return describe_failure("undecodable", describe_place(error))
 
 
 def _prepare_apart(frames: list[Frame], settings: ResampleSettings) -> Prepared | Row:

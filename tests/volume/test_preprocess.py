@@ -148,7 +148,7 @@ def test_second_run_has_nothing_to_do(lake: str, monkeypatch: pytest.MonkeyPatch
     def refuse(*_: Any) -> None:
         raise AssertionError("work was begun")
 
-    monkeypatch.setattr(preprocessing, "_results", refuse)
+    monkeypatch.setattr(preprocessing, "_map_chunks", refuse)
     before = open_lake(lake).snapshot.version
     report = run(lake)
     assert report.known == report.wanted > 0

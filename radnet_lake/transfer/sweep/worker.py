@@ -3,14 +3,12 @@
 Kept out of modules that use DuckDB: see ray_cluster.count_attempts.
 """
 
-import traceback
 from collections.abc import Callable, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from ray import tune
 
-from radnet_lake.errors import RadnetLakeError
+from radnet_lake.errors import RadnetLakeError, describe_place
 
 
 def run_trial(config: dict[str, int], trials: Sequence[Any], learn: Callable[[Any], None]) -> None:
@@ -18,13 +16,5 @@ def run_trial(config: dict[str, int], trials: Sequence[Any], learn: Callable[[An
     try:
         learn(trials[config["trial"]])
     except Exception as error:
-        tune.report({"failed": _tell_reason(error)})
-
-
-def _tell_reason(error: Exception) -> str:
-    """An error of ours as it is; of a stranger kind and place, for its words may hold paths."""
-    if isinstance(error, RadnetLakeError):
-        return str(error)
-    trace = traceback.extract_tb(error.__traceback__)
-    place = f" at {PurePath(trace[-1].filename).name}:{trace[-1].lineno}" if trace else ""
-    return f"{type(error).__name__}{place}"
+        is_ours = isinstance(error, RadnetLakeError)
+        tune.report({"failed": str(error) if is_ours else describe_place(error)})
