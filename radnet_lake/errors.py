@@ -3,6 +3,7 @@
 RadnetLakeError
 ├── SettingError      a flag, an environment variable, a key or a path is wrong: exit status 2
 ├── StoreError        a folder or bucket cannot be read or written: exit status 1
+│   └── MissingFileError  a file that should be there is not: exit status 1
 ├── LakeError         the lake itself is wrong: not a lake, newer schema, damaged: exit status 1
 ├── CheckpointError   a file of weights cannot be used: exit status 1
 └── VolumeError       the pixels of one series make no volume: exit status 1
@@ -39,6 +40,10 @@ class SettingError(RadnetLakeError):
 
 class StoreError(RadnetLakeError):
     """A folder or bucket cannot be read or written."""
+
+
+class MissingFileError(StoreError):
+    """A file that should be in a folder is not there."""
 
 
 class LakeError(RadnetLakeError):

@@ -136,8 +136,8 @@ def map_chunks(
     """Rows that a function makes of the chunks of a source, as chunks end, in any order.
 
     source: read by n_listers tasks, one chunk a row. function: takes a table of chunks and the
-    arguments, gives rows with a column `error`: None, or JSON of errors.encode_error, because Ray
-    Data would wrap an exception and lose it on the way. cpus: logical CPUs of a lister and of a worker.
+    arguments, gives rows with a column `error`: None, or JSON of errors.encode_error, because
+    Ray Data would wrap an exception and lose it. cpus: logical CPUs of a lister and of a worker.
     They must differ, because Ray Data fuses operators with equal resources, and listing must not
     wait for the work. Raises the first error.
     """

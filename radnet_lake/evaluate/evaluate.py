@@ -12,14 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.evaluate.figures import draw_pictures
-from radnet_lake.evaluate.inference import stream_predictions
+from radnet_lake.evaluate.inference import stream_predictions, to_matrix
 from radnet_lake.evaluate.metrics import Outcome, find_known, measure
 from radnet_lake.evaluate.table1 import Facts, format_csv, format_markdown
 from radnet_lake.lake.freshness import warn_if_stale
@@ -30,12 +29,10 @@ from radnet_lake.network.checkpoint import SEGMENTER, build_network
 from radnet_lake.network.heads import Head
 from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.settings import check_choices, check_least
-from radnet_lake.train.config import CheckpointSettings
+from radnet_lake.train.config import SPLITS, CheckpointSettings
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.volume.resample import ResampleSettings
 from radnet_lake.volume.stream import StreamConfig, locate_series
-
-SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,14 +212,9 @@ def _make_outcome(head: Head, table: pa.Table) -> Outcome:
         # A null becomes NaN.
         truth, said = (table[name].to_numpy() for name in (head.name, f"{head.name}_mm"))
         return Outcome(head, truth.astype(np.float64), said.astype(np.float64))
-    truth = _to_matrix(table[head.name]) if head.kind == "multi" else table[head.name].to_numpy()
-    said = _to_matrix(table[f"{head.name}_probabilities"]).astype(np.float64)
+    truth = to_matrix(table[head.name]) if head.kind == "multi" else table[head.name].to_numpy()
+    said = to_matrix(table[f"{head.name}_probabilities"]).astype(np.float64)
     return Outcome(head, truth, said)
-
-
-def _to_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
-    flat: npt.NDArray[Any] = column.combine_chunks().flatten().to_numpy()
-    return flat.reshape(len(column), -1)
 
 
 def _check_finite(outcomes: Sequence[Outcome], where: str) -> None:

@@ -140,3 +140,11 @@ def _to_lists(values: torch.Tensor) -> pa.Array:
     offsets = np.arange(0, (n_rows + 1) * length, length, dtype=np.int32)
     flat = pa.array(values.cpu().numpy().reshape(-1))
     return pa.ListArray.from_arrays(offsets, flat)
+
+
+def to_matrix(column: pa.ChunkedArray) -> npt.NDArray[Any]:
+    """Numbers, or lists of equal length -> (rows, n)."""
+    values = column.combine_chunks()
+    flat = values.flatten() if pa.types.is_list(values.type) else values
+    matrix: npt.NDArray[Any] = flat.to_numpy(zero_copy_only=False)
+    return matrix.reshape(len(values), -1) if len(values) else matrix.reshape(0, 1)

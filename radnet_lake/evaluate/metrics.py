@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from radnet_lake.evaluate.bootstrap import TAIL, bound_draws, draw_counts
 from radnet_lake.network.heads import Head
 
 PRESENT = 0.5
 """A label of a multi-label head is given from this probability on; it was not tuned."""
-TAIL = 0.025
-"""Share of resamples beyond each end of an interval: 95 % lie within."""
 BINS = 10
 """Of equal width, for calibration."""
 WEIGHTS_AT_ONCE = 4_000_000
@@ -215,8 +214,7 @@ def _draw_weights(patients: npt.NDArray[np.int64], resamples: int, seed: int) ->
     step = max(1, WEIGHTS_AT_ONCE // len(patients))
     for first in range(0, resamples, step):
         some = min(step, resamples - first)
-        counts = rng.multinomial(people, np.full(people, 1 / people), size=some)
-        yield counts[:, patients].astype(np.float64)
+        yield draw_counts(rng, people, some)[:, patients].astype(np.float64)
 
 
 def _compute(m: _Measure, weights: Floats) -> Floats:
@@ -257,8 +255,6 @@ def _bound(
     if is_whole and counted and not is_auc and not m.name.endswith("_mm"):
         reach = float(TAIL ** (1 / m.bottom.sum()))
         return (0.0, 1 - reach) if value == 0 else (reach, 1.0)
-    told = draws[np.isfinite(draws)]
-    if counted < 2 or not told.size or (is_auc and is_whole):
+    if counted < 2 or (is_auc and is_whole):
         return float("nan"), float("nan")
-    low, high = np.quantile(told, (TAIL, 1 - TAIL))
-    return float(low), float(high)
+    return bound_draws(draws[np.isfinite(draws)])

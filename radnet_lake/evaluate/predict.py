@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from radnet_lake import __version__, schema
 from radnet_lake.errors import CheckpointError, SettingError, StoreError
-from radnet_lake.evaluate.inference import PRECISIONS, stream_predictions
+from radnet_lake.evaluate.inference import PRECISIONS, stream_predictions, to_matrix
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import Lake, open_lake, utc_now
 from radnet_lake.lake.settings import CommitSettings
@@ -285,7 +285,7 @@ def describe_rows(model: Model, rows: pa.Table) -> pa.Table:
     """
     reasons = rows["reason"].fill_null("")
     numbers = [name for name in rows.column_names if name not in ("SeriesInstanceUID", "reason")]
-    is_finite = np.all([np.isfinite(_to_matrix(rows[n])).all(axis=1) for n in numbers], axis=0)
+    is_finite = np.all([np.isfinite(to_matrix(rows[n])).all(axis=1) for n in numbers], axis=0)
     reasons = pc.if_else(
         pc.and_(pc.equal(reasons, ""), pc.invert(is_finite)), "not_finite", reasons
     )
@@ -304,13 +304,13 @@ def describe_rows(model: Model, rows: pa.Table) -> pa.Table:
 def _describe_made(model: Model, rows: pa.Table) -> pa.Table:
     columns: dict[str, Any] = {"SeriesInstanceUID": rows["SeriesInstanceUID"]}
     for head in ("sequence", "view", "contrast"):
-        shares, classes = _to_matrix(rows[f"{head}_probabilities"]), model.classes[head]
+        shares, classes = to_matrix(rows[f"{head}_probabilities"]), model.classes[head]
         best = shares.argmax(axis=1)
         columns[head] = pa.array([classes[n] for n in best], pa.string())
         columns[f"{head}_probability"] = shares.max(axis=1)
         columns[f"{head}_probabilities"] = _to_map(shares, classes)
     columns["contrast"] = pc.equal(columns["contrast"], "Contrast")
-    shares, regions = _to_matrix(rows["coverage_probabilities"]), model.classes["coverage"]
+    shares, regions = to_matrix(rows["coverage_probabilities"]), model.classes["coverage"]
     covered = shares >= _HALF
     columns["coverage"] = pa.array(
         [[region for region, is_in in zip(regions, row, strict=True) if is_in] for row in covered],
@@ -338,14 +338,6 @@ def _describe_run(model: Model, rows: pa.Table) -> pa.Table:
         kind = schema.TABLES["predictions"].field(name).type
         rows = rows.append_column(name, pa.repeat(pa.scalar(value, kind), rows.num_rows))
     return rows
-
-
-def _to_matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    """Numbers, or lists of equal length -> (rows, n)."""
-    values = column.combine_chunks()
-    flat = values.flatten() if pa.types.is_list(values.type) else values
-    matrix: npt.NDArray[np.float32] = flat.to_numpy(zero_copy_only=False)
-    return matrix.reshape(len(values), -1) if len(values) else matrix.reshape(0, 1)
 
 
 def _to_map(shares: npt.NDArray[np.float32], classes: list[str]) -> pa.Array:

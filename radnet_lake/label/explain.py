@@ -8,7 +8,7 @@ from radnet_lake import schema
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import open_lake
 from radnet_lake.lake.settings import SeriesSettings
-from radnet_lake.lake.sql import refuse_unknown_series
+from radnet_lake.lake.sql import clean_line, describe_label, refuse_unknown_series
 from radnet_lake.lake.views import connect
 
 
@@ -43,7 +43,7 @@ def explain(config: ExplainConfig) -> str:
 
 
 def _describe(row: dict[str, Any]) -> list[str]:
-    place = f", collection {_clean(row['collection'])}" if row["collection"] else ""
+    place = f", collection {clean_line(row['collection'])}" if row["collection"] else ""
     facts = [f"{row['Modality'] or 'no modality'}{place}, {row['n_frames']} frames"]
     facts += [
         f"{keyword} {_show(row[keyword])}"
@@ -63,7 +63,7 @@ def _describe(row: dict[str, Any]) -> list[str]:
 
 def _explain_label(row: dict[str, Any], name: str, meanings: dict[str, str]) -> list[str]:
     value, rule = row[name], row[f"{name}_rule"]
-    title = f"{name.replace('_', ' ')}: {_say(value)}"
+    title = f"{name.replace('_', ' ')}: {describe_label(value)}"
     if rule is None:
         return [title, "  no rule fired"]
     lines = [f"{title}   [{rule}, {row[f'{name}_tier']}]", f"  because {meanings.get(rule, rule)}"]
@@ -96,7 +96,7 @@ def _explain_exclusion(row: dict[str, Any], meanings: dict[str, str]) -> list[st
         return ["included: nothing excludes it"]
     lines = [f"excluded by {row['excluded_by']}"]
     for hit in row["exclusion_evidence"]:
-        lines.append(f"  {hit['rule']}: {meanings[hit['rule']]} ({_clean(hit['detail'])})")
+        lines.append(f"  {hit['rule']}: {meanings[hit['rule']]} ({clean_line(hit['detail'])})")
     return lines
 
 
@@ -105,22 +105,6 @@ def _read_evidence(evidence: str | None) -> list[str]:
     return [f"{key} = {_show(value)}" for key, value in found.items() if value not in (None, [])]
 
 
-def _say(value: Any) -> str:
-    if value is None:
-        return "cannot be told"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(value) or "none of the nine"
-    return str(value)
-
-
 def _show(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False) if isinstance(value, str | list | dict) else value
-    return _clean(str(text))
-
-
-def _clean(text: str) -> str:
-    """One line of at most 200 characters: header text is untrusted."""
-    text = "".join(c if c.isprintable() else "?" for c in text)
-    return text if len(text) <= 200 else text[:199] + "…"
+    return clean_line(str(text), 200)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from radnet_lake.lake.log import open_lake, utc_now
 from radnet_lake.lake.settings import LakeSettings
 from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.views import connect
+from radnet_lake.storage.folder import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +65,14 @@ def export(config: ExportConfig) -> dict[str, Any]:
 
 
 def _write(rows: pa.Table, origin: dict[str, Any], path: Path) -> None:
-    """Write under another name first: a label set is there whole or not at all."""
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    with write_whole(path) as new:
         if path.suffix == ".parquet":
             metadata = {b"radnet_lake": json.dumps(origin).encode()}
             pq.write_table(rows.replace_schema_metadata(metadata), new, compression="zstd")
-        else:
-            for name in ("coverage", "exclusions"):
-                joined = ["|".join(v) if v is not None else None for v in rows[name].to_pylist()]
-                place = rows.schema.get_field_index(name)
-                rows = rows.set_column(place, name, pa.array(joined, pa.string()))
-            pyarrow.csv.write_csv(rows, new)
-            path.with_name(path.name + ".json").write_text(json.dumps(origin, indent=1) + "\n")
-        new.replace(path)
-    except OSError as error:
-        remedy = "name another file"
-        raise SettingError(error.strerror or "cannot write", str(path), remedy) from None
-    finally:
-        new.unlink(missing_ok=True)
+            return
+        for name in ("coverage", "exclusions"):
+            joined = ["|".join(v) if v is not None else None for v in rows[name].to_pylist()]
+            place = rows.schema.get_field_index(name)
+            rows = rows.set_column(place, name, pa.array(joined, pa.string()))
+        pyarrow.csv.write_csv(rows, new)
+        path.with_name(path.name + ".json").write_text(json.dumps(origin, indent=1) + "\n")

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from radnet_lake.errors import LakeError
+from radnet_lake.errors import LakeError, MissingFileError
 from radnet_lake.label.rollup_plan import (
     Plan,
     RollupTask,
@@ -106,7 +106,7 @@ def _is_seen(lake: Lake, digest: str) -> bool:
     """Whether the last refresh ended at just these files."""
     try:
         return bool(json.loads(lake.folder.read(SEEN))["seen"] == digest)
-    except (LakeError, ValueError, KeyError, TypeError):
+    except (MissingFileError, ValueError, KeyError, TypeError):
         return False  # without the digest, the refresh compares the tables
 
 

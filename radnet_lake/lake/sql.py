@@ -61,6 +61,19 @@ def _sql_error(error: duckdb.Error) -> SettingError:
     return SettingError(str(error).strip(), "SQL", remedy)
 
 
+def describe_label(value: Any) -> str:
+    """A label's value for people: NULL, booleans and lists in words."""
+    if isinstance(value, list):
+        return ", ".join(value) or "none of the nine"
+    return {None: "cannot be told", True: "yes", False: "no"}.get(value, str(value))
+
+
+def clean_line(text: str, length: int | None = None) -> str:
+    """One printable line, cut after `length` characters: header text is untrusted."""
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if length is None or len(text) <= length else text[: length - 1] + "…"
+
+
 def _rows(reader: pa.RecordBatchReader) -> Iterator[dict[str, Any]]:
     for batch in reader:
         yield from batch.to_pylist()

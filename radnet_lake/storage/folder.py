@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pyarrow.fs
 
-from radnet_lake.errors import LakeError, SettingError, StoreError
+from radnet_lake.errors import MissingFileError, SettingError, StoreError
 from radnet_lake.storage import s3
 from radnet_lake.storage.s3 import is_s3, split_uri
 from radnet_lake.storage.sources import absolute_uri
@@ -64,17 +64,19 @@ class Folder:
             return True
 
     def read(self, name: str) -> bytes:
-        """Read a whole file. Raises LakeError where it is missing."""
+        """Read a whole file. Raises MissingFileError where it is missing."""
         with self._translate_errors(name):
             try:
                 if self.is_s3:
                     return s3.read_object(f"{self.uri}/{name}")
                 return self._target(name).read_bytes()
             except FileNotFoundError:
-                remedy = (
-                    "check the path; a lake that lost files must be restored or harvested again"
-                )
-                raise LakeError("the file is missing", f"{self.uri}/{name}", remedy) from None
+                remedy = "check the path; restore the file, or run what made it again"
+                raise MissingFileError("is missing", f"{self.uri}/{name}", remedy) from None
+
+    def has(self, name: str) -> bool:
+        """Whether a finished file of this name is there."""
+        return name in self.names(name)
 
     def names(self, prefix: str = "") -> list[str]:
         """All finished files whose name starts with `prefix`, sorted."""
@@ -173,3 +175,20 @@ def _holds_file(item: os.DirEntry[str]) -> bool:
 def _raise_unless_missing(error: OSError) -> None:
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         raise error
+
+
+@contextmanager
+def write_whole(path: Path) -> Iterator[Path]:
+    """A name beside `path` to write a file to; then it has its own name: it is there whole or not.
+
+    For local files that a person names. Raises SettingError where it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        yield new
+        new.replace(path)
+    except OSError as error:
+        what = error.strerror or "cannot write"
+        raise SettingError(what, str(path), "name another file") from None
+    finally:
+        new.unlink(missing_ok=True)

@@ -10,16 +10,15 @@
 Every file is replaced whole: readers, also those of a run under way, see the old or the new one.
 """
 
-import json
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from radnet_lake.errors import CheckpointError, LakeError, SettingError
+from radnet_lake.errors import SettingError
 from radnet_lake.network.checkpoint import decode_checkpoint, encode_checkpoint
-from radnet_lake.storage.folder import Folder
+from radnet_lake.storage.output_folder import OutputFolder
 
 SERIES = pa.schema(
     [
@@ -74,42 +73,38 @@ MASK_METRICS = pa.schema(
 """The same of a segmenter. loss: 1 - soft Dice; dice, iou: of masks; means over windows."""
 
 
-class RunFolder:
+class RunFolder(OutputFolder):
     """The folder of one training run, at a path or s3://bucket/prefix.
 
     Every method raises StoreError where the folder cannot be read or written.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.folder = Folder(uri)
-
-    @property
-    def uri(self) -> str:
-        return self.folder.uri
+    what = "run folder"
+    remedy = "give the folder that `radnet-lake train --out` wrote"
 
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return self._has("config.json")
+        return self.folder.has("config.json")
 
     def read_config(self) -> dict[str, Any]:
         """The settings, fields of TrainConfig. Raises SettingError where there is no run."""
-        return self._read_json("config.json")
+        return self.read_json("config.json")
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Keep the settings; from then on the folder is a run."""
-        self._write_json("config.json", config)
+        self.write_json("config.json", config)
 
     def read_run(self) -> dict[str, Any]:
         """Provenance of the run, see provenance.py. Raises SettingError where there is no run."""
-        return self._read_json("run.json")
+        return self.read_json("run.json")
 
     def write_run(self, run: dict[str, Any]) -> None:
         """Keep the provenance of the run."""
-        self._write_json("run.json", run)
+        self.write_json("run.json", run)
 
     def read_series(self) -> pa.Table:
         """The series, as SERIES. Raises SettingError where there is no run."""
-        file = pq.ParquetFile(pa.BufferReader(self._read("series.parquet")))
+        file = pq.ParquetFile(pa.BufferReader(self.read("series.parquet")))
         # pq.read_table starts threads, which with torch loaded may abort Python at its end.
         return file.read(use_threads=False).cast(SERIES)
 
@@ -121,9 +116,9 @@ class RunFolder:
 
     def read_metrics(self) -> pa.Table:
         """The rows so far, as METRICS or MASK_METRICS; none before the end of the first epoch."""
-        if not self._has("metrics.csv"):
+        if not self.folder.has("metrics.csv"):
             return METRICS.empty_table()
-        data = self._read("metrics.csv")
+        data = self.read("metrics.csv")
         columns = MASK_METRICS if b"dice" in data.partition(b"\n")[0] else METRICS
         types = pa.csv.ConvertOptions(column_types=columns)
         return pa.csv.read_csv(pa.BufferReader(data), convert_options=types).select(columns.names)
@@ -140,7 +135,7 @@ class RunFolder:
 
     def has_checkpoint(self, name: str = "best") -> bool:
         """Whether checkpoints/<name>.pt is there."""
-        return self._has(f"checkpoints/{name}.pt")
+        return self.folder.has(f"checkpoints/{name}.pt")
 
     def read_checkpoint(self, name: str = "best") -> dict[str, Any]:
         """checkpoints/<name>.pt as checkpoint.decode_checkpoint gives it.
@@ -151,32 +146,8 @@ class RunFolder:
         if not self.has_checkpoint(name):
             remedy = "train first, or wait for the end of the first epoch"
             raise SettingError("holds no checkpoint of that name", f"{self.uri}/{where}", remedy)
-        return decode_checkpoint(self._read(where), f"{self.uri}/{where}")
+        return decode_checkpoint(self.read(where), f"{self.uri}/{where}")
 
     def write_checkpoint(self, state: dict[str, Any], name: str) -> None:
         """Replace checkpoints/<name>.pt; the one before stays where that fails."""
         self.folder.write(f"checkpoints/{name}.pt", encode_checkpoint(state))
-
-    def _has(self, name: str) -> bool:
-        # names() lists what begins so, as a copy put aside under last.pt.bad.
-        return name in self.folder.names(name)
-
-    def _read(self, name: str) -> bytes:
-        try:
-            return self.folder.read(name)
-        except LakeError:
-            remedy = "give the folder that `radnet-lake train --out` wrote"
-            raise SettingError(f"is no run folder: {name} is missing", self.uri, remedy) from None
-
-    def _read_json(self, name: str) -> dict[str, Any]:
-        try:
-            values = json.loads(self._read(name))
-        except ValueError:
-            values = None
-        if not isinstance(values, dict):
-            remedy = "restore the file, or train into another folder"
-            raise CheckpointError("is damaged", f"{self.uri}/{name}", remedy)
-        return values
-
-    def _write_json(self, name: str, values: dict[str, Any]) -> None:
-        self.folder.write(name, json.dumps(values, indent=1).encode())

@@ -31,6 +31,7 @@ ORGAN, TUMOUR = 1, 2
 LITS_LABELS = {1: ORGAN, 2: TUMOUR}
 """LiTS: 1 is liver, 2 a lesion in it."""
 N_LABELS = 2**16
+MAX_HU = np.iinfo(np.int16).max
 PIECE_BYTES = 1 << 24
 FIRST_BYTES = 1 << 13
 MOST_APART = 0.5
@@ -149,6 +150,12 @@ def read_dicom_case(
     turned, *_ = orient(to_nifti(united, *volume[1:]))
     values, turned = np.ascontiguousarray(values), np.ascontiguousarray(turned)
     return LiverCase(values, turned, position_mm, steps_mm, name)
+
+
+def refuse_beyond_hu(image: npt.NDArray[np.floating]) -> None:
+    """Raise VolumeError for values that are no Hounsfield units, because int16 cannot hold them."""
+    if not (image.max() <= MAX_HU and image.min() >= -MAX_HU):
+        raise VolumeError("bad_declaration", f"values beyond {MAX_HU} are no Hounsfield units")
 
 
 def resample_slices(case: LiverCase, spacing_mm: float = SLICE_SPACING_MM) -> LiverCase:

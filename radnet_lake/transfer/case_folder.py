@@ -22,15 +22,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from radnet_lake.errors import LakeError, RadnetLakeError, SettingError, StoreError
+from radnet_lake.errors import RadnetLakeError, SettingError
 from radnet_lake.network.checkpoint import decode_checkpoint, encode_checkpoint
 from radnet_lake.schema import VOLUME_REASONS
-from radnet_lake.storage.folder import Folder
+from radnet_lake.storage.output_folder import OutputFolder, refuse_damage
 from radnet_lake.volume.frame import Vector
 from radnet_lake.volume.resample import ResampleSettings
 from radnet_lake.volume.volume import MOST_VOXELS
 
-SPLITS = ("train", "validation", "test")
 CASES = pa.schema(
     [
         ("case", pa.string()),
@@ -69,7 +68,6 @@ CASE_REASONS = VOLUME_REASONS | {
 _WEIGHTS = ("format", "network", "heads", "preprocessing", "settings", "model")
 """Of a checkpoint: what the region proposal needs. The optimiser's state is twice the weights."""
 _SLICE = pa.schema([("image", pa.binary()), ("mask", pa.binary())])
-_DAMAGED = "delete the file and run the same `radnet-lake liver prepare` again"
 
 
 @dataclass(frozen=True)
@@ -132,46 +130,40 @@ def check_alike(ours: CaseSettings, theirs: CaseSettings, where: str) -> None:
             raise SettingError(f"the {what} is {own}, the run's {due}", where, remedy)
 
 
-class CaseFolder:
+class CaseFolder(OutputFolder):
     """Prepared cases at a path or s3://bucket/prefix.
 
     Every method raises StoreError where the folder cannot be read or written.
     """
 
-    def __init__(self, uri: str) -> None:
-        self.folder = Folder(uri)
-
-    @property
-    def uri(self) -> str:
-        return self.folder.uri
+    what = "folder of finished cases"
+    remedy = "make it, or finish it, with: radnet-lake liver prepare --out"
 
     def exists(self) -> bool:
         """Whether the cases are all prepared."""
-        return self._has("cases.parquet")
+        return self.folder.has("cases.parquet")
 
     def is_begun(self) -> bool:
         """Whether a preparation was begun here."""
-        return self._has("settings.json")
+        return self.folder.has("settings.json")
 
     def read_settings(self) -> CaseSettings:
         """What the cases were made with. Raises SettingError where there are none."""
-        where = f"{self.uri}/settings.json"
-        return decode_settings(_parse(self._read("settings.json"), where), where)
+        return decode_settings(self.read_json("settings.json"), f"{self.uri}/settings.json")
 
     def write_settings(self, settings: CaseSettings) -> None:
         """Keep the settings; from then on the folder is one of cases."""
-        self.folder.write("settings.json", json.dumps(settings.describe(), indent=1).encode())
+        self.write_json("settings.json", settings.describe())
 
     def read_cases(self) -> pa.Table:
         """All rows, as CASES. Raises SettingError where they are not prepared, or not yet."""
-        data = self._read("cases.parquet")
+        data = self.read("cases.parquet")
         try:
             # pq.read_table starts threads, which with torch loaded may abort Python at its end.
             table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
             return table.select(CASES.names).cast(CASES)
         except (pa.ArrowException, KeyError, OSError):
-            where = f"{self.uri}/cases.parquet"
-            raise StoreError("the file is damaged", where, _DAMAGED) from None
+            raise refuse_damage(f"{self.uri}/cases.parquet") from None
 
     def write_cases(self, rows: list[dict[str, Any]]) -> None:
         """Write all rows: the folder is complete then."""
@@ -183,16 +175,16 @@ class CaseFolder:
         """The voxels of a case. Raises SettingError where it is missing, StoreError if damaged."""
         where = f"{self.uri}/cases/{name}.arrow"
         try:
-            return _decode_case(self._read(f"cases/{name}.arrow"))
+            return _decode_case(self.read(f"cases/{name}.arrow"))
         except RadnetLakeError:
             raise
         except Exception:  # damaged bytes make pyarrow and json fail in any way
-            raise StoreError("the file is damaged", where, _DAMAGED) from None
+            raise refuse_damage(where) from None
 
     def write_case(self, name: str, case: StoredCase, row: dict[str, Any]) -> None:
         """Keep a case and its row; it is finished then."""
         self.folder.write(f"cases/{name}.arrow", _encode_case(case))
-        self.folder.write(f"cases/{name}.json", json.dumps(row, indent=1).encode())
+        self.write_json(f"cases/{name}.json", row)
 
     def read_finished(self) -> Iterator[dict[str, Any]]:
         """The rows of the cases that are finished, as write_case had them."""
@@ -200,14 +192,14 @@ class CaseFolder:
         whole = {file.removesuffix(".arrow") for file in files if file.endswith(".arrow")}
         for file in files:
             if file.endswith(".json") and file.removesuffix(".json") in whole:
-                yield _parse(self.folder.read(file), f"{self.uri}/{file}")
+                yield self.read_json(file)
 
     def read_network(self) -> dict[str, Any] | None:
         """The checkpoint of the network that chose the windows, None where there was none.
 
         Raises CheckpointError where it is damaged.
         """
-        if not self._has("regions.pt"):
+        if not self.folder.has("regions.pt"):
             return None
         return decode_checkpoint(self.folder.read("regions.pt"), f"{self.uri}/regions.pt")
 
@@ -221,27 +213,6 @@ class CaseFolder:
         sink = pa.BufferOutputStream()
         pa.csv.write_csv(pa.Table.from_pylist(rows), sink)
         self.folder.write("proposal.csv", memoryview(sink.getvalue()))
-
-    def _has(self, name: str) -> bool:
-        return name in self.folder.names(name)
-
-    def _read(self, name: str) -> bytes:
-        try:
-            return self.folder.read(name)
-        except LakeError:
-            what = f"{name} is missing"
-            remedy = "make it, or finish it, with: radnet-lake liver prepare --out"
-            raise SettingError(what, self.uri, remedy) from None
-
-
-def _parse(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        values = json.loads(data)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        raise StoreError("the file is damaged", where, _DAMAGED)
-    return values
 
 
 def _encode_case(case: StoredCase) -> memoryview:

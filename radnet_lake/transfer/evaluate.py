@@ -24,8 +24,9 @@ from radnet_lake.network.dice import measure_overlap
 from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import fetch, start_ray
 from radnet_lake.settings import check_choices, check_least
+from radnet_lake.train.config import SPLITS
 from radnet_lake.train.run_folder import RunFolder
-from radnet_lake.transfer.case_folder import SPLITS, CaseFolder, StoredCase, check_alike
+from radnet_lake.transfer.case_folder import CaseFolder, StoredCase, check_alike
 from radnet_lake.transfer.inference import (
     Mask,
     Method,

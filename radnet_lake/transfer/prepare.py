@@ -23,8 +23,9 @@ from radnet_lake.network.checkpoint import build_network, digest_weights
 from radnet_lake.progress import Progress, list_failures, show_nothing
 from radnet_lake.ray_cluster import fetch, start_ray
 from radnet_lake.settings import name_flag
+from radnet_lake.train.config import SPLITS
 from radnet_lake.train.run_folder import RunFolder
-from radnet_lake.transfer.case_folder import CASE_REASONS, SPLITS, CaseFolder, CaseSettings
+from radnet_lake.transfer.case_folder import CASE_REASONS, CaseFolder, CaseSettings
 from radnet_lake.transfer.pairs import list_pairs
 from radnet_lake.transfer.prepare_worker import prepare_case, start_row
 from radnet_lake.transfer.proposal import find_class, format_proposal, measure_proposal

@@ -9,17 +9,16 @@ import numpy as np
 from radnet_lake.errors import CheckpointError, RadnetLakeError, VolumeError, describe_place
 from radnet_lake.network.checkpoint import build_network, digest_weights
 from radnet_lake.network.resnet import RadNet
-from radnet_lake.transfer.case import LiverCase, resample_slices
+from radnet_lake.transfer.case import LiverCase, refuse_beyond_hu, resample_slices
 from radnet_lake.transfer.case_folder import CaseFolder, CaseSettings, StoredCase
 from radnet_lake.transfer.proposal import score_regions
 from radnet_lake.transfer.sources import Candidate, digest_value
 from radnet_lake.transfer.windows import choose_windows, list_windows
 from radnet_lake.volume.volume import MOST_VOXELS, Volume
+from radnet_lake.volume.worker import MAX_DETAIL
 
-MOST_HU = np.iinfo(np.int16).max
 LEAST_AIR = -500
 """HU that air, in the lung or around the patient, is always below."""
-MOST_DETAIL = 200
 
 Row = dict[str, Any]
 
@@ -34,7 +33,7 @@ def prepare_case(out: str, settings: CaseSettings, candidate: Candidate) -> Row:
         case = _resample(candidate.read(), settings.spacing_mm)
         stored, facts = _describe_case(case, settings, out)
     except VolumeError as error:
-        return row | {"reason": error.reason, "detail": error.detail[:MOST_DETAIL]}
+        return row | {"reason": error.reason, "detail": error.detail[:MAX_DETAIL]}
     except RadnetLakeError:
         raise
     except Exception as error:  # its text may quote a header: only kind and place go on
@@ -61,8 +60,7 @@ def _resample(case: LiverCase, spacing_mm: float) -> LiverCase:
     old_mm = Volume(*case[:1], case.position_mm, case.steps_mm).spacing_mm[0]
     if case.image.size * old_mm / spacing_mm > MOST_VOXELS:
         raise VolumeError("too_large", f"slices of {old_mm:g} mm become too many")
-    if not case.image.max() <= MOST_HU or not case.image.min() >= -MOST_HU:
-        raise VolumeError("bad_declaration", f"values beyond {MOST_HU} are no Hounsfield units")
+    refuse_beyond_hu(case.image)
     case = resample_slices(case, spacing_mm)
     if not case.mask.any():
         raise VolumeError("no_mask", "the organ is thinner than a slice")

@@ -8,7 +8,7 @@ import numpy as np
 from radnet_lake.errors import RadnetLakeError, VolumeError, describe_place
 from radnet_lake.evaluate.figures import encode_figure
 from radnet_lake.storage.folder import Folder
-from radnet_lake.transfer.case import LiverCase, resample_slices
+from radnet_lake.transfer.case import LiverCase, refuse_beyond_hu, resample_slices
 from radnet_lake.transfer.inference import Mask, Method, Models, Trained, segment_image
 from radnet_lake.transfer.overlay import draw_overlay
 from radnet_lake.transfer.sources import check_ct
@@ -16,11 +16,10 @@ from radnet_lake.transfer.write_seg import make_segmentation, read_source
 from radnet_lake.volume.frame import Frame, Vector
 from radnet_lake.volume.nifti import LPS_RAS, Nifti, orient, read_stored, to_nifti, write_nifti
 from radnet_lake.volume.volume import CT_LOWEST, MOST_VOXELS, Volume, order_frames, read_volume_of
+from radnet_lake.volume.worker import MAX_DETAIL
 
 SEG, NIFTI, PICTURE = ".seg.dcm", ".seg.nii.gz", ".png"
 """Endings of the files; what stands before them names the series."""
-MOST_HU = np.iinfo(np.int16).max
-MOST_DETAIL = 200
 MOST_APART = 0.1
 """Slices that a slice may lie off an even step."""
 
@@ -80,7 +79,7 @@ def segment_scan(job: Job, models: Models, scan: Scan) -> Row:
         if SEG in job.endings and stack and mask.any():
             _write_seg(job, scan, stack, own, steps_mm, row)
     except VolumeError as error:
-        return row | {"reason": error.reason, "detail": error.detail[:MOST_DETAIL]}
+        return row | {"reason": error.reason, "detail": error.detail[:MAX_DETAIL]}
     except RadnetLakeError:
         raise
     except Exception as error:  # its text may quote a header: only kind and place go on
@@ -137,8 +136,7 @@ def _find_mask(job: Job, models: Models, image: Volume) -> tuple[Mask, Row]:
     old_mm = image.spacing_mm[0]
     if values.size * old_mm / cases.spacing_mm > MOST_VOXELS:
         raise VolumeError("too_large", f"slices of {old_mm:g} mm become too many")
-    if not np.abs(values).max() <= MOST_HU:
-        raise VolumeError("bad_declaration", f"values beyond {MOST_HU} are no Hounsfield units")
+    refuse_beyond_hu(values)
     nothing = np.broadcast_to(np.uint8(0), values.shape)
     whole = LiverCase(values, nothing, position_mm, steps_mm, "")
     case = resample_slices(whole, cases.spacing_mm)

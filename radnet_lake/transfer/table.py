@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from radnet_lake.evaluate.bootstrap import bound_draws, draw_counts
 from radnet_lake.evaluate.markdown import FEW, NONE, lay_table
-from radnet_lake.evaluate.metrics import TAIL, format_value
+from radnet_lake.evaluate.metrics import format_value
 from radnet_lake.evaluate.paper import TABLE2, TABLE3, SegmentationScores
 
 Floats = npt.NDArray[np.float64]
@@ -185,10 +186,8 @@ def _bound(
     if len(names) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    draws = [join(np.repeat(values, counts)) for counts in drawn[:, of_whom]]
-    low, high = np.quantile(draws, (TAIL, 1 - TAIL))
-    return float(low), float(high)
+    drawn = draw_counts(rng, len(names), resamples)[:, of_whom]
+    return bound_draws([join(np.repeat(values, counts)) for counts in drawn])
 
 
 def _to_field(value: object) -> object:

@@ -9,7 +9,6 @@ the few lines that write a PNG.
 
 import itertools
 import textwrap
-import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from radnet_lake.errors import SettingError, VolumeError
+from radnet_lake.errors import VolumeError
+from radnet_lake.storage.folder import write_whole
 from radnet_lake.volume.frame import Stored, Vector
 
 VIEWS = ("sagittal", "coronal", "axial")
@@ -243,13 +243,6 @@ def _draw_strip(axes: Axes, planes: list[Plane]) -> None:
 
 
 def write_picture(figure: Figure, path: Path) -> None:
-    """Write under another name first: a picture is there whole or not at all."""
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
+    """Write a figure as PNG. Raises SettingError where it cannot be written."""
+    with write_whole(path) as new:
         figure.savefig(new, format="png")
-        new.replace(path)
-    except OSError as error:
-        remedy = "name another file"
-        raise SettingError(error.strerror or "cannot write", str(path), remedy) from None
-    finally:
-        new.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.lake.freshness import warn_if_stale
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.settings import LakeSettings
-from radnet_lake.lake.sql import choose_rows, refuse_unknown_series
+from radnet_lake.lake.sql import choose_rows, clean_line, describe_label, refuse_unknown_series
 from radnet_lake.lake.views import connect
 from radnet_lake.settings import take_settings
 from radnet_lake.volume.frame import Frame, Stored
@@ -204,7 +204,8 @@ def _describe(lake: Lake, series: str) -> list[str]:
     lines = [f"series {_shorten(series)}: {facts}{mosaic}"]
     lines.append(
         "   ".join(
-            f"{name.replace('_', ' ')}: {_say(row[name])} [{row[f'{name}_rule'] or 'no rule'}]"
+            f"{name.replace('_', ' ')}: {describe_label(row[name])}"
+            f" [{row[f'{name}_rule'] or 'no rule'}]"
             for name in schema.LABELS
         )
     )
@@ -213,16 +214,6 @@ def _describe(lake: Lake, series: str) -> list[str]:
     if row["excluded_by"]:
         return [*lines, f"excluded by {row['excluded_by']}: {fired}"]
     return [*lines, "included: nothing excludes it"]
-
-
-def _say(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(value) or "none of the nine"
-    return {None: "cannot be told", True: "yes", False: "no"}.get(value, str(value))
-
-
-def _clean(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _say_modality(row: dict[str, Any]) -> str:
@@ -256,7 +247,7 @@ def _write_sheets(lake: Lake, config: ShowConfig, settings: ResampleSettings) ->
         for number, row in enumerate(page, first + 1):
             series, caption = row["SeriesInstanceUID"], _caption(row)
             cells.append((f"{number} {_shorten(series)} {caption}", middles[series]))
-            yield f"{number:>5}  {_clean(series)}  {caption}"
+            yield f"{number:>5}  {clean_line(series)}  {caption}"
         name = path.with_stem(f"{path.stem}-{first // PAGE_SERIES + 1}") if first else path
         write_picture(draw_sheet(cells), name)
         failed = sum(isinstance(cell, str) for _, cell in cells)

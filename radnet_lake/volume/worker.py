@@ -24,7 +24,7 @@ from radnet_lake.volume.series_frames import to_frames
 from radnet_lake.volume.shard import LABEL_FIELDS, write_shard
 from radnet_lake.volume.volume import Prepared, prepare_frames
 
-MOST_DETAIL = 200
+MAX_DETAIL = 200
 """Characters; a detail is a few technical words."""
 
 Row = dict[str, Any]
@@ -111,7 +111,7 @@ def start_row(job: Job, series: str, harvested_at: Any, n_rows: int) -> Row:
 def describe_failure(reason: str, detail: str) -> Row:
     """What a row of `volumes` says of a series without a volume."""
     is_final = reason not in schema.TRANSIENT_REASONS
-    return {"reason": reason, "detail": detail[:MOST_DETAIL], "is_final": is_final}
+    return {"reason": reason, "detail": detail[:MAX_DETAIL], "is_final": is_final}
 
 
 def to_table(rows: list[Row]) -> pa.Table:

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from radnet_lake.evaluate.bootstrap import bound_draws, draw_counts
+
 PLAIN = "plain"
 """The paper's way: chosen windows, no step beyond."""
 RESAMPLES = 2000
-TAIL = 0.025
-"""Share of resamples beyond each end of an interval: 95 % lie within."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -181,15 +181,13 @@ def _draw(values: Floats, patients: tuple[str, ...], rng: np.random.Generator) -
     if len(names) < 2:
         return np.empty(0)
     seeds, people = len(values), len(names)
-    drawn = rng.multinomial(people, np.full(people, 1 / people), size=RESAMPLES)[:, of_whom]
-    runs = rng.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES)
+    drawn = draw_counts(rng, people, RESAMPLES)[:, of_whom]
+    runs = draw_counts(rng, seeds, RESAMPLES)
     means: Floats = ((runs @ values) * drawn).sum(axis=1) / (seeds * drawn.sum(axis=1))
     return means
 
 
 def _bound(draws: Floats) -> tuple[float, float]:
-    """Percent; NaN where nothing was drawn."""
-    if not len(draws):
-        return math.nan, math.nan
-    low, high = np.quantile(draws, (TAIL, 1 - TAIL))
-    return 100 * float(low), 100 * float(high)
+    """95 % interval, percent; NaN where nothing was drawn."""
+    low, high = bound_draws(draws)
+    return 100 * low, 100 * high

@@ -30,6 +30,7 @@ from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import start_ray
 from radnet_lake.storage.folder import Folder
 from radnet_lake.storage.sources import absolute_uri
+from radnet_lake.train.config import SPLITS
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.transfer.case_folder import CaseFolder
 from radnet_lake.transfer.evaluate import LiverEvaluateConfig, evaluate_methods
@@ -231,10 +232,7 @@ class _Sweep:
             self.folder.write(name, data)
 
     def _describe(self) -> Facts:
-        counts = {
-            split: sum(row["split"] == split for row in self.cases)
-            for split in ("train", "validation", "test")
-        }
+        counts = {split: sum(row["split"] == split for row in self.cases) for split in SPLITS}
         sizes: dict[Setting, list[int]] = {}
         for t in self.trials:
             names = draw_cases(self.table, "train", t.train.share, t.train.seed)

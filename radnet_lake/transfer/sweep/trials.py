@@ -5,7 +5,7 @@ import io
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from radnet_lake.errors import LakeError, SettingError
+from radnet_lake.errors import MissingFileError, SettingError
 from radnet_lake.network.resnet import NetworkSettings
 from radnet_lake.settings import check_least
 from radnet_lake.storage.folder import Folder
@@ -169,7 +169,7 @@ def read_scores(folder: Folder, trial: Trial) -> list[dict[str, Any]]:
         text = folder.read(f"trials/{trial.name}/{SCORES}").decode()
         rows = [{name: row[name] for name in COLUMNS} for row in csv.DictReader(io.StringIO(text))]
         numbers = [{name: float(row[name]) for name in ("dice", "iou")} for row in rows]
-    except (LakeError, ValueError, KeyError, TypeError, csv.Error):
+    except (MissingFileError, ValueError, KeyError, TypeError, csv.Error):
         return []
     numbered = [row | number for row, number in zip(rows, numbers, strict=True)]
     return [row for row in numbered if row["method"] in wanted]
