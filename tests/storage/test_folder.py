@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 from s3_server import S3Server
 
-from radnet_lake.errors import LakeError, StoreError
+from radnet_lake.errors import MissingFileError, StoreError
 from radnet_lake.storage.folder import Folder
 
 
@@ -89,7 +89,7 @@ def test_a_bucket_that_others_fill_is_not_empty_but_a_folder_mark_is_no_file(
 
 
 def test_a_missing_file_is_named(folder: Folder) -> None:
-    with pytest.raises(LakeError, match=r"manifests/7\.json"):
+    with pytest.raises(MissingFileError, match=r"manifests/7\.json"):
         folder.read("manifests/7.json")
 
 
