@@ -201,8 +201,7 @@ def load_instances(
     read, so that finding those without values would cost more than it saves.
     """
     connection.execute("create schema if not exists stored")
-    columns = schema.TABLES["instances"]
-    replaced: dict[str, str] = {}
+    columns, empty = schema.TABLES["instances"], set[str]()
     if not parts:
         connection.register("instance_parts", columns.empty_table())
         source = "(select *, 0 as part from instance_parts)"
@@ -212,29 +211,35 @@ def load_instances(
     else:
         files = [f"{lake.uri}/{p.name}" for p in parts]
         listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-        read = f"read_parquet([{listed}], hive_partitioning = false)"
+        # By name, because older files lack the columns of newer attributes.
+        read = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {not for_plan})"
         source = f"(select *, file_index as part from {read})"
         empty = set() if for_plan else _find_empty_columns(files)
-        connection.register("columns", columns.empty_table())
-        for name, kind, *_ in connection.execute("describe from columns").fetchall():
-            if name in empty:
-                replaced[name] = f"null::{kind}"
-    if has_unnamed:
-        replaced["SeriesInstanceUID"] = (
-            "if(is_blank(SeriesInstanceUID), if(object_kind <> 'dicomdir',"
-            " folder_key(uri, Modality), null), SeriesInstanceUID)"
-        )
-    chosen = ", ".join(f'{value} as "{name}"' for name, value in replaced.items())
-    connection.execute(
-        f"create view stored.instances as select * {f'replace ({chosen})' if chosen else ''}"
-        f" from {source}"
-    )
+    chosen = "*" if for_plan else _choose_columns(connection, empty, has_unnamed)
+    connection.execute(f"create view stored.instances as select {chosen} from {source}")
     if removals:
         load_parts(connection, lake, "removals", removals)
         path = schema.SQL_DIR / "1_header" / "instances.sql"
         connection.execute(path.read_text(encoding="utf-8"))
     else:
         connection.execute("create view instances as from stored.instances")
+
+
+def _choose_columns(
+    connection: duckdb.DuckDBPyConnection, empty: set[str], has_unnamed: bool
+) -> str:
+    """The columns of `instances` and part, as SQL: always in one order; NULL for the empty ones."""
+    connection.register("columns", schema.TABLES["instances"].empty_table())
+    chosen = {
+        name: f"null::{kind}" if name in empty else f'"{name}"'
+        for name, kind, *_ in connection.execute("describe from columns").fetchall()
+    }
+    if has_unnamed:
+        chosen["SeriesInstanceUID"] = (
+            "if(is_blank(SeriesInstanceUID), if(object_kind <> 'dicomdir',"
+            " folder_key(uri, Modality), null), SeriesInstanceUID)"
+        )
+    return ", ".join([*(f'{value} as "{name}"' for name, value in chosen.items()), "part"])
 
 
 def _number_parts(lake: Lake, parts: list[Part]) -> ds.Dataset:

@@ -114,10 +114,29 @@ def load_parts(
         connection.execute(f"create view stored.{table} as select * from {table}_parts")
     else:
         files = ", ".join(_quote(f"{opened.uri}/{p.name}") for p in parts)
-        connection.execute(
-            f"create view stored.{table} as select * from"
-            f" read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
-        )
+        read = f"read_parquet([{files}], union_by_name = true, hive_partitioning = false)"
+        connection.execute(f"create view stored.{table} as select * from {read}")
+        if missing := _list_missing(connection, table):
+            connection.execute(
+                f"create or replace view stored.{table} as select *, {missing} from {read}"
+            )
+
+
+def _list_missing(connection: duckdb.DuckDBPyConnection, table: str) -> str:
+    """Columns of a table that no part has, for they are newer than all of them: NULLs, as SQL."""
+    found = connection.execute(
+        "select column_name from duckdb_columns()"
+        " where schema_name = 'stored' and table_name = ?",
+        [table],
+    ).fetchall()
+    present = {name for (name,) in found}
+    fields = [field for field in schema.TABLES.get(table, ()) if field.name not in present]
+    if not fields:
+        return ""
+    connection.register("missing_columns", pa.schema(fields).empty_table())
+    types = connection.execute("describe from missing_columns").fetchall()
+    connection.unregister("missing_columns")
+    return ", ".join(f'null::{kind} as "{name}"' for name, kind, *_ in types)
 
 
 def _drop_main_views(connection: duckdb.DuckDBPyConnection) -> None:

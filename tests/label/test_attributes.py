@@ -8,7 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pyarrow as pa
+import pytest
+from instance_rows import stack
+
+import radnet_lake
 from radnet_lake import schema
+from radnet_lake.label import rollup_plan
+from radnet_lake.label.rollup import refresh_rollup
+from radnet_lake.lake.log import create_lake
 from radnet_lake.lake.sql_files import list_keywords, read_csv
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,7 +31,6 @@ import duckdb
 from dicom_files import make_dataset, read_row, write
 from instance_rows import roll, stack
 from radnet_lake import schema
-from radnet_lake.lake.sql_files import run_folder
 
 row = read_row(write(make_dataset(KVP="120", FilterType="BODY", ConvolutionKernel=["B30f", "3"])))
 one = {name: row[name] for name in ("KVP", "FilterType", "ConvolutionKernel")}
@@ -62,6 +69,37 @@ def test_a_new_row_is_scanned_stored_rolled_up_and_described(tmp_path: Path) -> 
         "varying_keywords": ["FilterType", "KVP"],
     }  # fmt: skip
     assert is_described
+
+
+def test_a_lake_from_before_a_new_row_has_nulls_until_more_is_harvested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lake = create_lake(str(tmp_path / "lake"), "keep", "")
+
+    def add(rows: list[dict[str, object]]) -> None:
+        table = pa.Table.from_pylist(rows, schema.TABLES["instances"])
+        lake.commit(add=[lake.write_part("instances", table, "p")])
+
+    def ask(relation: str) -> dict[str, float | None]:
+        """Series -> KVP."""
+        with radnet_lake.connect(lake.uri) as connection:
+            sql = f"select distinct SeriesInstanceUID, KVP from {relation} where KVP is not null"
+            return dict(connection.execute(sql).fetchall())
+
+    add(stack("old", 20) + stack("both", 20))
+    refresh_rollup(lake, threads=1)
+    kvp = schema.Attribute("KVP", 0x00180060, "DS", "number", "number", "keep", "kV")
+    monkeypatch.setattr(schema, "ATTRIBUTES", (kvp, *schema.ATTRIBUTES))
+    columns = schema.TABLES["instances"].insert(8, pa.field("KVP", pa.float64()))
+    monkeypatch.setitem(schema.TABLES, "instances", columns)
+    monkeypatch.setitem(schema.MEANINGS["instances"], "KVP", "kV")
+    assert refresh_rollup(lake, threads=1).rolled == 2
+    assert ask("instances") == ask("stored.rollup") == {}
+    # Tasks of one part each, so that rows of both kinds are shuffled and meet.
+    monkeypatch.setattr(rollup_plan, "ROWS_PER_TASK", 40)
+    add(stack("both", 20, z=100, first=21, KVP=120.0) + stack("new", 20, KVP=80.0))
+    assert refresh_rollup(lake, threads=1).rolled == 2
+    assert ask("instances") == ask("stored.rollup") == {"both": 120, "new": 80}
 
 
 def test_every_row_has_a_known_kind_and_way_to_roll_up() -> None:
