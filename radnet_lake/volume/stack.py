@@ -17,7 +17,7 @@ RIGHT_ANGLE_TOLERANCE = 0.01
 ORIENTATION_TOLERANCE = 0.001
 PIXEL_SPACING_TOLERANCE = 0.001
 MERGE_DISTANCE_MM = 0.05
-MAX_STACK_WAYS = 256
+MAX_STACK_ORIENTATIONS = 256
 """As sql/thresholds.csv has them, where their units and sources are: what labelling kept is
 ordered as it was measured."""
 
@@ -119,7 +119,7 @@ def _find_main(
     )
     o, s, rest = orientations[first], spacings[first], np.ones(len(ways), bool)
     best, best_size, best_leader = rest, 0, 0
-    for leader in np.argsort(-counts, kind="stable")[:MAX_STACK_WAYS]:
+    for leader in np.argsort(-counts, kind="stable")[:MAX_STACK_ORIENTATIONS]:
         if best_size >= counts[rest].sum():
             break
         near = rest & (ways[:, 0] == ways[leader, 0])

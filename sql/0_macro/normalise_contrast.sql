@@ -5,7 +5,7 @@
 
 -- NonContrast -> Non Contrast; before the upper case, and not beyond what fold() keeps
 create or replace macro split_camel_case(x) as
-regexp_replace(left(coalesce(x, ''), 1024), '(\p{Ll})(\p{Lu})', '\1 \2', 'g');
+regexp_replace(shorten(coalesce(x, '')), '(\p{Ll})(\p{Lu})', '\1 \2', 'g');
 
 -- lengths go first: 2.5 MM is no time, 10 CM no contrast medium
 create or replace macro drop_lengths(x) as

@@ -7,7 +7,7 @@ create or replace macro normalise_region(x) as
     regexp_replace(
         fold(regexp_replace(
             regexp_replace(
-                left(coalesce(x, ''), 1024),
+                shorten(coalesce(x, '')),
                 'aice|idose|imar|efov|(head|feet)[ _-]?first|_', ' ', 'gi'
             ),
             '(\p{Ll})(\p{Lu})', '\1 \2', 'g'

@@ -3,7 +3,7 @@
 --          T1 and T2 stand alone (AXIALT2FLAIR), T2* is T2STAR, vertebrae T1 to T12 and lengths go
 -- source: descriptions of public archives; vendors glue words, and numbers look like weightings
 create or replace macro split_case(x) as
-regexp_replace(replace(left(x, 1024), '_', ' '), '(\p{Ll})(\p{Lu})', '\1 \2', 'g');
+regexp_replace(replace(shorten(x), '_', ' '), '(\p{Ll})(\p{Lu})', '\1 \2', 'g');
 
 -- AW workstations name an image by its sources: (series/image)-(series/image).
 create or replace macro mark_arithmetic(x) as

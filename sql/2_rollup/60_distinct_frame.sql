@@ -60,8 +60,8 @@ select
     hash(
         coalesce(o.frame_of_reference, s.any_frame_of_reference, ''),
         o.matrix,
-        list_transform(o.ImageOrientationPatient, lambda c: round(c, 4)),
-        list_transform(o.PixelSpacing, lambda c: round(c, 4))
+        list_transform(o.ImageOrientationPatient, lambda c: round(c, key_decimals()::integer)),
+        list_transform(o.PixelSpacing, lambda c: round(c, key_decimals()::integer))
     ) as orientation_key,
 from distinct_object as o
 inner join frame_of_reference as s on o.SeriesInstanceUID = s.SeriesInstanceUID

@@ -51,7 +51,7 @@ grouped as (
             )
         ) as stack_references,
     from described as r
-    where r.rank <= max_stack_ways()
+    where r.rank <= max_stack_orientations()
     group by r.SeriesInstanceUID
 ),
 

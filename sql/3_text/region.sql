@@ -295,7 +295,7 @@ select
     f.*,
     coalesce(f.torso, f.vertex, f.whole_body, f.pet) as wb,
     -- as rule.collections writes collection_key
-    regexp_replace(lower(left(f.text, 1024)), '[^a-z0-9]', '', 'g') as compact,
+    regexp_replace(lower(shorten(f.text)), '[^a-z0-9]', '', 'g') as compact,
     list_filter([
         f.torso, f.vertex, f.whole_body, f.pet,
         f.brain, f.head_neck, f.slab, f.face, f.neck, f.larynx,

@@ -109,7 +109,7 @@ judged as (
 select
     j.*,
     t.keyword,
-    left(t.text, 1024) as text,
+    shorten(t.text) as text,
     w.* exclude (text),
     i.scout as type_scout,
     i.adc as type_adc,

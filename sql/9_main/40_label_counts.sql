@@ -60,7 +60,7 @@ known as (
     select
         unnest(['contrast', 'coverage', 'coverage']),
         unnest(['cannot be told', 'cannot be told', 'none of them']),
-        99,
+        null, -- after the classes
 )
 
 select
@@ -78,7 +78,7 @@ group by d.division, k.label, k.value, k.place
 order by
     d.division,
     list_position(['all', 'sequence', 'view', 'contrast', 'coverage'], k.label),
-    k.place,
+    k.place nulls last,
     k.value;
 comment on view label_counts is 'the training set by label and part, as the paper''s Table A3';
 comment on column label_counts.division is

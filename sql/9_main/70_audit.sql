@@ -29,7 +29,7 @@ seen as (
 
 with_ratio as (
     -- of the ratio, for large spacings err by more mm; a network may give a negative spacing
-    select *, ln(greatest(p_spacing_mm, 0.1) / spacing_mm) as ratio
+    select *, ln(greatest(p_spacing_mm, min_spacing_mm()) / spacing_mm) as ratio
     from seen
     where spacing_mm > 0
 ),
@@ -112,7 +112,7 @@ compared as (
         false,
         format('{:.2f}', p_spacing_mm),
         -- of an error as large: half of all are beyond the median, and they fall off exponentially
-        0.5 ** (error / greatest(median(error) over (partition by checkpoint), 0.001)),
+        0.5 ** (error / greatest(median(error) over (partition by checkpoint), audit_min_error())),
     from centred
     where error is not null
 )
@@ -123,8 +123,7 @@ select
     c.header_value,
     c.network_value,
     c.probability,
-    -- below 1e-7 1 - p of a float32 sigmoid is 0
-    -ln(greatest(c.probability, 1e-7)) as surprise,
+    -ln(greatest(c.probability, audit_min_probability())) as surprise,
     c.rule_id,
     c.tier,
     c.conflict,

@@ -101,7 +101,7 @@ def test_order_agrees_with_what_labelling_measured(name: str, rolled: dict[str, 
 def test_tolerances_are_those_of_labelling() -> None:
     names = (
         "unit_length_tolerance", "right_angle_tolerance", "orientation_tolerance",
-        "pixel_spacing_tolerance", "merge_distance_mm", "max_stack_ways",
+        "pixel_spacing_tolerance", "merge_distance_mm", "max_stack_orientations",
     )  # fmt: skip
     lines = (schema.SQL_DIR / "thresholds.csv").read_text(encoding="utf-8").splitlines()
     told = {line.split(",")[0]: float(line.split(",")[1]) for line in lines[1:]}
