@@ -212,8 +212,8 @@ def load_instances(
         files = [f"{lake.uri}/{p.name}" for p in parts]
         listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
         # By name, because older files lack the columns of newer attributes.
-        read = f"read_parquet([{listed}], hive_partitioning = false, union_by_name = {not for_plan})"
-        source = f"(select *, file_index as part from {read})"
+        options = f"hive_partitioning = false, union_by_name = {not for_plan}"
+        source = f"(select *, file_index as part from read_parquet([{listed}], {options}))"
         empty = set() if for_plan else _find_empty_columns(files)
     chosen = "*" if for_plan else _choose_columns(connection, empty, has_unnamed)
     connection.execute(f"create view stored.instances as select {chosen} from {source}")

@@ -323,7 +323,7 @@ PROTOCOLS = Kind(
     _check_protocol,
     _make_schema(
         "protocol,match_on,pattern,modality,valid_from,valid_to,"
-        "sequence,view,contrast,coverage,time_series,trust_extent,approved_by,when,why",
+        f"{','.join(LABELS)},trust_extent,approved_by,when,why",
         valid_from=pa.date32(),
         valid_to=pa.date32(),
         trust_extent=pa.bool_(),

@@ -125,8 +125,7 @@ def load_parts(
 def _list_missing(connection: duckdb.DuckDBPyConnection, table: str) -> str:
     """Columns of a table that no part has, for they are newer than all of them: NULLs, as SQL."""
     found = connection.execute(
-        "select column_name from duckdb_columns()"
-        " where schema_name = 'stored' and table_name = ?",
+        "select column_name from duckdb_columns() where schema_name = 'stored' and table_name = ?",
         [table],
     ).fetchall()
     present = {name for (name,) in found}

@@ -3,7 +3,7 @@
 -- source: rollup.distinct_frame, rollup.stack_orientation; frames closer than merge_distance_mm are
 -- one location
 create view rollup.slice_location as
-with placed as (
+with projected as (
     select
         t.*,
         s.stack,
@@ -22,7 +22,7 @@ stepped as (
     select
         p.*,
         p.d - lag(p.d) over along > merge_distance_mm() as is_new,
-    from placed as p
+    from projected as p
     window along as (partition by p.SeriesInstanceUID, p.stack order by p.d)
 ),
 

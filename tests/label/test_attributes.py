@@ -102,6 +102,14 @@ def test_a_lake_from_before_a_new_row_has_nulls_until_more_is_harvested(
     assert ask("instances") == ask("stored.rollup") == {"both": 120, "new": 80}
 
 
+def test_the_rollup_has_each_attribute_that_has_a_way_to_roll_up(
+    rollup_columns: pa.Schema,
+) -> None:
+    for a in schema.ATTRIBUTES:
+        assert (a.keyword in rollup_columns.names) >= (a.roll_up != "none"), a
+        assert (f"{a.keyword}_values" in rollup_columns.names) == (a.roll_up == "values"), a
+
+
 def test_every_row_has_a_known_kind_and_way_to_roll_up() -> None:
     for a in schema.ATTRIBUTES:
         assert a.kind in schema.KINDS, a
