@@ -82,7 +82,7 @@ def test_damage_is_told(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"checkpoints/last\.pt"):
         run.read_checkpoint("last")
     (tmp_path / "config.json").write_text('{"epochs"')
-    with pytest.raises(CheckpointError, match=r"config\.json: is damaged"):
+    with pytest.raises(StoreError, match=r"config\.json: the file is damaged"):
         run.read_config()
 
 
