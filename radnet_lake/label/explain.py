@@ -87,8 +87,8 @@ def _stored(value: Any) -> str | None:
 
 
 def _say_stored(value: str | None) -> str:
-    said = {None: "cannot be told", "true": "yes", "false": "no", "": "none of the nine"}
-    return said.get(value, str(value).replace("|", ", "))
+    words = {None: "cannot be told", "true": "yes", "false": "no", "": "none of the nine"}
+    return words.get(value, str(value).replace("|", ", "))
 
 
 def _explain_exclusion(row: dict[str, Any], meanings: dict[str, str]) -> list[str]:

@@ -65,6 +65,6 @@ def print_label(report: LabelReport) -> None:
             " Labels need the descriptions; ask its source for them, cleaned.",
             file=sys.stderr,
         )
-    for place in report.strangers[:10]:
+    for place in report.unmatched[:10]:
         print(f"WARNING: {place}: the lake has no such series", file=sys.stderr)
     print(f"next      radnet-lake explain SERIES_UID --lake {report.lake}")

@@ -17,7 +17,7 @@ import pyarrow as pa
 from radnet_lake import schema
 from radnet_lake.errors import LakeError
 from radnet_lake.label.rollup import RollupReport, refresh_rollup
-from radnet_lake.label.site import find_strangers, load_site, read_overrides, read_protocols
+from radnet_lake.label.site import find_unmatched, load_site, read_overrides, read_protocols
 from radnet_lake.lake import sql_files
 from radnet_lake.lake.freshness import MODES, list_overrides
 from radnet_lake.lake.log import CommitConflict, Lake, Part, open_lake, utc_now
@@ -42,7 +42,7 @@ class LabelConfig(LakeSettings):
 @dataclass(frozen=True)
 class LabelReport:
     """What a labelling did. kept: series that nothing excludes; undescribed: CT and MR series
-    without a description, of `images`; strangers: file and line of overrides of no series."""
+    without a description, of `images`; unmatched: file and line of overrides of no series."""
 
     lake: str
     mode: str
@@ -52,7 +52,7 @@ class LabelReport:
     images: int
     kept: int
     undescribed: int
-    strangers: list[str]
+    unmatched: list[str]
     seconds: float
 
 
@@ -100,10 +100,10 @@ def label(config: LabelConfig) -> LabelReport:
             "select count(*), count(*) filter (not list_contains(exclusions, 'not_image')),"
             " count(*) filter (excluded_by is null), count(*) filter (x_nodesc) from series"
         ).fetchall()[0]
-        strangers = find_strangers(connection, overrides)
+        unmatched = find_unmatched(connection, overrides)
     seconds = (utc_now() - start).total_seconds()
     return LabelReport(
-        lake.uri, config.mode, rules, rolled, series, images, kept, undescribed, strangers, seconds
+        lake.uri, config.mode, rules, rolled, series, images, kept, undescribed, unmatched, seconds
     )
 
 
@@ -162,4 +162,4 @@ def check(connection: duckdb.DuckDBPyConnection) -> None:
         if offenders:
             where = str(path.relative_to(schema.SQL_DIR.parent))
             what = f"{len(offenders)} series break a check, the first: {offenders[0][0]}"
-            raise LakeError(what, where, "mend the rules; nothing was stored")
+            raise LakeError(what, where, "correct the rules; nothing was stored")

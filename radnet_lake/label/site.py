@@ -211,7 +211,7 @@ def load_site(
         )
 
 
-def find_strangers(connection: duckdb.DuckDBPyConnection, overrides: pa.Table) -> list[str]:
+def find_unmatched(connection: duckdb.DuckDBPyConnection, overrides: pa.Table) -> list[str]:
     """File and line of each override whose series is not in `series` of a labelled lake."""
     connection.register("site_rows", overrides)
     found = connection.execute(

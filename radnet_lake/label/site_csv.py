@@ -37,13 +37,14 @@ Faults = list[str]
 class Kind(NamedTuple):
     """A kind of file: the lake's folder for it, and what its rows are.
 
-    key: the columns that name what a row speaks of; of equal keys the latest `when` counts. said:
-    what it says. schema: the columns of the file, then the file and the line that a row is from.
+    key: the columns that name what a row speaks of; of equal keys the latest `when` counts. values:
+    the columns that hold what it sets. schema: the columns of the file, then the file and the line
+    that a row is from.
     """
 
     folder: str
     key: tuple[str, ...]
-    said: tuple[str, ...]
+    values: tuple[str, ...]
     check: Callable[[Cells, Faults], Row]
     schema: pa.Schema
 
@@ -72,7 +73,7 @@ def check_row(cells: Cells, kind: Kind, where: str) -> Row:
     faults: Faults = []
     row = kind.check({name: text.strip() for name, text in cells.items()}, faults)
     if faults:
-        raise SettingError("; ".join(faults), where, "mend it; nothing was added")
+        raise SettingError("; ".join(faults), where, "correct it; nothing was added")
     return {**row, "file": where, "line": 1}
 
 
@@ -95,16 +96,16 @@ def _write_cell(value: Any, column: str) -> str:
 
 
 def refuse(where: str, faults: list[tuple[int, str]]) -> NoReturn:
-    """Raise SettingError for these lines; equal faults are told once."""
+    """Raise SettingError for these lines; equal faults are listed once."""
     lines_of: dict[str, list[int]] = defaultdict(list)
     for line, text in faults:
         lines_of[text].append(line)
-    told = []
+    texts = []
     for text, lines in list(lines_of.items())[:MAX_FAULTS]:
         numbers = ", ".join(map(str, lines[:MAX_FAULTS])) + (", ..." if lines[MAX_FAULTS:] else "")
-        told.append(f"line{'s' if lines[1:] else ''} {numbers}: {text}")
-    told += ["..."] if len(lines_of) > MAX_FAULTS else []
-    raise SettingError("; ".join(told), where, "mend it; nothing of the file is used until then")
+        texts.append(f"line{'s' if lines[1:] else ''} {numbers}: {text}")
+    texts += ["..."] if len(lines_of) > MAX_FAULTS else []
+    raise SettingError("; ".join(texts), where, "correct it; until then the file is not used")
 
 
 def refuse_ties(kind: Kind, rows: list[Row]) -> None:
@@ -114,7 +115,7 @@ def refuse_ties(kind: Kind, rows: list[Row]) -> None:
         groups[key_of(kind, row)].append(row)
     for group in groups.values():
         latest = max(row["when"] for row in group)
-        last = {tuple(r[c] for c in kind.said): r for r in group if r["when"] == latest}
+        last = {tuple(r[c] for c in kind.values): r for r in group if r["when"] == latest}
         if len(last) > 1:
             places = " and ".join(f"{r['file']}, line {r['line']}" for r in last.values())
             what = f"of one `when` and about the same ({', '.join(kind.key)}), yet they differ"
@@ -262,7 +263,7 @@ def _check_modality(cells: Cells, faults: Faults) -> str | None:
 
 
 def _check_when(cells: Cells, faults: Faults) -> datetime.datetime | None:
-    """In UTC, without zone. A `when` to come would outrank whatever is said until then."""
+    """In UTC, without zone. A `when` to come would outrank every row until then."""
     try:
         when = datetime.datetime.fromisoformat(cells["when"])
         if when.tzinfo:
@@ -290,7 +291,7 @@ def _try_patterns(rows: list[Row]) -> list[tuple[int, str]]:
     with duckdb.connect() as connection:
         for row in rows:
             if not row["pattern"]:
-                continue  # told already
+                continue  # reported already
             try:
                 found = connection.execute("select regexp_matches('', ?, 'i')", [row["pattern"]])
                 if found.fetchall() == [(True,)]:

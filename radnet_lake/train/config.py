@@ -139,7 +139,7 @@ def _check_ranges(config: TrainerConfig) -> None:
         kinds = (int, float) if kind is float else (kind,)
         if isinstance(value, bool) != (kind is bool) or not isinstance(value, kinds):
             what = f"{value!r} is no {kind.__name__}"
-            raise SettingError(what, name_flag(one.name), "mend the settings")
+            raise SettingError(what, name_flag(one.name), "correct the settings")
         if isinstance(value, int | float) and not value >= (low := least.get(one.name, 0)):
             raise SettingError(f"{value} is too small", name_flag(one.name), f"give at least {low}")
     if not 0 < config.learning_rate < float("inf"):

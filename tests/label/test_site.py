@@ -21,7 +21,7 @@ from radnet_lake.harvest.harvest import HarvestConfig, harvest
 from radnet_lake.label.site import (
     OverrideConfig,
     ProtocolsConfig,
-    find_strangers,
+    find_unmatched,
     load_site,
     override,
     protocols,
@@ -416,10 +416,10 @@ def test_a_lake_labelled_with_what_people_said(
         rows = connection.execute(
             "select SeriesDescription, contrast, contrast_tier = 'site' from series order by all"
         ).fetchall()
-        strangers = find_strangers(connection, read_overrides(create_lake(uri, "keep", "")))
+        unmatched = find_unmatched(connection, read_overrides(create_lake(uri, "keep", "")))
     assert rows[1:] == [("x 1", True, True), ("x 2", False, True)]
     assert rows[0][2] is not True
-    assert strangers == []
+    assert unmatched == []
     told = explain(ExplainConfig(series="1.2.3.1", lake=uri))
     assert "contrast: yes   [SITE-SERIES-CONTRAST, site]" in told
     assert 'who = "A."' in told
