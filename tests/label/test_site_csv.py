@@ -62,7 +62,7 @@ def test_a_bad_row_is_refused_by_file_line_and_column_without_its_text(
         parse_overrides(GOOD, "", GOOD.replace("seen", '"two\nlines"'), line)
     assert str(refusal.value).startswith("a.csv: line 6: ")
     assert told in str(refusal.value)
-    assert "mend it" in str(refusal.value)
+    assert "correct it" in str(refusal.value)
     assert "Quill" not in str(refusal.value)
     assert refusal.value.exit_status == 2
 
