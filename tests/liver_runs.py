@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from radnet_lake.network.checkpoint import describe_segmenter
 from radnet_lake.network.resnet import NetworkSettings
-from radnet_lake.network.vnet import Segmenter
+from radnet_lake.network.vnet import Segmenter, describe_segmenter
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.transfer.case_folder import CaseFolder, CaseSettings, StoredCase
 from radnet_lake.transfer.windows import list_windows

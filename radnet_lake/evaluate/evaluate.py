@@ -105,7 +105,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = show_nothing) -> Evalu
         raise SettingError(what, run.uri, remedy)
     wanted = _choose_series(run, config.split)
     state = run.read_checkpoint(config.checkpoint)
-    where = f"{run.uri}/checkpoints/{config.checkpoint}.pt"
+    where = run.locate_checkpoint(config.checkpoint)
     # Here rather than in each worker only: what does not hold together is told before they start.
     heads = build_network(state).labels
     stream = _plan_stream(run, state, config, where)

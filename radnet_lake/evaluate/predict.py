@@ -31,10 +31,11 @@ from radnet_lake.lake.sql_files import read_query
 from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.lake.views import connect
 from radnet_lake.network.checkpoint import digest_weights, refuse_segmenter
+from radnet_lake.network.weights_file import SUFFIX
 from radnet_lake.progress import Progress, list_failures, show_nothing
 from radnet_lake.settings import check_least
 from radnet_lake.train.config import CheckpointSettings
-from radnet_lake.train.run_folder import RunFolder
+from radnet_lake.train.run_folder import read_trained_network
 from radnet_lake.volume.resample import ResampleSettings
 from radnet_lake.volume.stream import SeriesIndex, StreamConfig, add_sizes, index_wanted
 
@@ -151,10 +152,11 @@ def predict(config: PredictConfig, progress: Progress = show_nothing) -> Predict
 
 
 def read_model(run: str, name: str) -> Model:
-    """A run's checkpoint. Raises SettingError where there is none, CheckpointError."""
-    folder = RunFolder(run)
-    folder.read_config()
-    state = folder.read_checkpoint(name)
+    """A run's folder or a .safetensors file -> its network's checkpoint, settings and classes.
+
+    Raises SettingError where there is none, CheckpointError for a damaged or inconsistent one.
+    """
+    uri, _, state, where = read_trained_network(run, name)
     refuse_segmenter(state)
     try:
         settings = ResampleSettings(**state["settings"])
@@ -163,12 +165,11 @@ def read_model(run: str, name: str) -> Model:
         digest = digest_weights(state)
     except (KeyError, TypeError, ValueError, AttributeError, SettingError) as error:
         what = f"its settings cannot be read ({type(error).__name__})"
-        where = f"{folder.uri}/checkpoints/{name}.pt"
         raise CheckpointError(what, where, "use another checkpoint of the run") from None
     if settings.version() != made_for:
         what = f"it was trained on volumes {made_for}, this program makes {settings.version()}"
-        raise SettingError(what, folder.uri, "use the radnet_lake that trained it, or train again")
-    return Model(state, settings, digest, folder.uri.rpartition("/")[2], classes)
+        raise SettingError(what, uri, "use the radnet_lake that trained it, or train again")
+    return Model(state, settings, digest, uri.rpartition("/")[2].removesuffix(SUFFIX), classes)
 
 
 def _plan(

@@ -2,7 +2,7 @@
 
 Shapes: B volumes, C channels, D slices, H rows, W columns. It knows no device and no Ray; autocast,
 compilation and DDP are put on where it is trained. Weights are named as torchvision, MONAI and
-MedicalNet name them, so that theirs can be loaded (checkpoint.load_foreign).
+MedicalNet name them, so that theirs can be loaded (foreign.load_foreign).
 """
 
 import math

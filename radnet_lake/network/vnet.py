@@ -7,13 +7,23 @@ last level joins the grey image itself. It knows no device and no Ray.
 Shapes: B windows, C channels, D slices, H rows, W columns.
 """
 
+from dataclasses import asdict
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from radnet_lake.errors import SettingError
+from radnet_lake.errors import CheckpointError, SettingError
+from radnet_lake.network.checkpoint import (
+    FORMAT,
+    SEGMENTER,
+    THE_CHECKPOINT,
+    build_module,
+    decode_checkpoint,
+    read_file,
+)
 from radnet_lake.network.resnet import ENCODERS, NetworkSettings, conv3, group_norm, scale_grey
 
 FREEZE: dict[str, int | None] = {
@@ -115,3 +125,36 @@ class Level(nn.Module):
         y = self.norm2(self.conv2(y))
         y += x
         return F.relu(y, inplace=True)
+
+
+def describe_segmenter(network: Segmenter, organ: str) -> dict[str, Any]:
+    """A segmenter and its organ -> the part of a checkpoint that build_segmenter needs."""
+    return {
+        "format": FORMAT,
+        "kind": SEGMENTER,
+        "organ": organ,
+        "network": asdict(network.config),
+        "decoder_width": network.decoder_width,
+        "model": network.state_dict(),
+    }
+
+
+def build_segmenter(state: dict[str, Any]) -> Segmenter:
+    """A checkpoint -> its segmenter with its weights, in eval mode, on the CPU.
+
+    Raises CheckpointError where the checkpoint does not hold together, or is no segmenter's.
+    """
+    if state.get("kind") != SEGMENTER:
+        what = "these are weights of a pretrained network, which has no decoder"
+        raise CheckpointError(what, THE_CHECKPOINT, "give a run of radnet-lake liver train")
+    return build_module(
+        lambda: Segmenter(NetworkSettings(**state["network"]), state["decoder_width"]), state
+    )
+
+
+def load_segmenter(uri: str) -> Segmenter:
+    """A run's folder (its best checkpoint) or a checkpoint's file -> the trained segmenter.
+
+    uri: local or s3://. Raises CheckpointError, SettingError where nothing is there, StoreError.
+    """
+    return build_segmenter(decode_checkpoint(*read_file(uri)))

@@ -31,7 +31,7 @@ from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.train.step import Batch, Group, TrainingStep
 
 PROGRESS_EVERY_S = 0.5
-GO_BACK = "to go on from the best epoch, copy checkpoints/best.pt over checkpoints/last.pt"
+GO_BACK = "to go on from the best epoch, copy checkpoints/best.safetensors over checkpoints/last.pt"
 """Remedy if last.pt cannot be used. Only the state of the optimiser is lost by it."""
 
 

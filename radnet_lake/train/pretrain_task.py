@@ -14,7 +14,8 @@ import numpy as np
 import ray
 import torch
 
-from radnet_lake.network.checkpoint import describe_network, load_foreign
+from radnet_lake.network.checkpoint import describe_network
+from radnet_lake.network.foreign import load_foreign
 from radnet_lake.network.losses import UNKNOWN, Objective, Weights
 from radnet_lake.network.resnet import RadNet
 from radnet_lake.train.pretrain_plan import TrainConfig
@@ -67,7 +68,7 @@ class PretrainTask:
         """Load the weights of --init -> notes on how they matched."""
         if not self.config.init:
             return []
-        report = load_foreign(self.network, self.config.init)
+        report = load_foreign(self.network.encoder, self.config.init)
         return [f"--init: {line}" for line in str(report).splitlines()]
 
     def describe(self) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class TrainReport:
         lines = [
             f"run       {self.run}",
             f"trained   {done}, {self.seconds:.1f} s{early}",
-            f"best      epoch {self.best_epoch + 1}: checkpoints/best.pt",
+            f"best      epoch {self.best_epoch + 1}: checkpoints/best.safetensors",
             *(f"warning   {text}" for text in self.warnings if not text.startswith("--")),
             f"next      radnet-lake {self.measured_by} {self.run} --split validation",
         ]

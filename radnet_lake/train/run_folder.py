@@ -4,20 +4,22 @@
     run.json                  what it ran on: lake version, rule set, code, machine
     series.parquet            its series with split and labels, as they were at the start
     metrics.csv               a row per epoch and split
-    checkpoints/last.pt       to go on from; best.pt: of the lowest validation loss
+    checkpoints/last.pt       to resume from
+    checkpoints/best.safetensors  of the lowest validation loss; runs of old versions have best.pt
     evaluation/<split>/       written by `radnet-lake evaluate`
 
 Every file is replaced whole: readers, also those of a run under way, see the old or the new one.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from radnet_lake.errors import SettingError
-from radnet_lake.network.checkpoint import decode_checkpoint, encode_checkpoint
+from radnet_lake.network.checkpoint import BEST, decode_checkpoint, encode_checkpoint, read_file
+from radnet_lake.network.weights_file import SUFFIX, encode_safetensors
 from radnet_lake.storage.output_folder import OutputFolder
 
 SERIES = pa.schema(
@@ -72,6 +74,9 @@ MASK_METRICS = pa.schema(
 )
 """The same of a segmenter. loss: 1 - soft Dice; dice, iou: of masks; means over windows."""
 
+CHECKPOINTS = {"best": BEST, "last": ("checkpoints/last.pt",)}
+"""Name of a checkpoint -> its possible files; the first one is written."""
+
 
 class RunFolder(OutputFolder):
     """The folder of one training run, at a path or s3://bucket/prefix.
@@ -81,6 +86,12 @@ class RunFolder(OutputFolder):
 
     what = "run folder"
     remedy = "give the folder that `radnet-lake train --out` wrote"
+
+    def __init__(self, uri: str) -> None:
+        if uri.endswith(SUFFIX):
+            what, remedy = "is a file of weights", "give the folder of its run"
+            raise SettingError(what, uri, remedy)
+        super().__init__(uri)
 
     def exists(self) -> bool:
         """Whether a run was started here."""
@@ -134,20 +145,55 @@ class RunFolder(OutputFolder):
         self.folder.write("metrics.csv", memoryview(sink.getvalue()))
 
     def has_checkpoint(self, name: str = "best") -> bool:
-        """Whether checkpoints/<name>.pt is there."""
-        return self.folder.has(f"checkpoints/{name}.pt")
+        """Whether the folder has the checkpoint `best` or `last`."""
+        return any(self.folder.has(file) for file in CHECKPOINTS[name])
+
+    def locate_checkpoint(self, name: str = "best") -> str:
+        """The name of a checkpoint -> its file, for messages."""
+        files = CHECKPOINTS[name]
+        return f"{self.uri}/{next(filter(self.folder.has, files), files[0])}"
 
     def read_checkpoint(self, name: str = "best") -> dict[str, Any]:
-        """checkpoints/<name>.pt as checkpoint.decode_checkpoint gives it.
+        """The name of a checkpoint -> what checkpoint.decode_checkpoint reads from its file.
 
         Raises SettingError where there is none yet, CheckpointError where it is damaged.
         """
-        where = f"checkpoints/{name}.pt"
+        where = self.locate_checkpoint(name)
         if not self.has_checkpoint(name):
             remedy = "train first, or wait for the end of the first epoch"
-            raise SettingError("holds no checkpoint of that name", f"{self.uri}/{where}", remedy)
-        return decode_checkpoint(self.read(where), f"{self.uri}/{where}")
+            raise SettingError("holds no checkpoint of that name", where, remedy)
+        return decode_checkpoint(self.read(where.removeprefix(f"{self.uri}/")), where)
 
     def write_checkpoint(self, state: dict[str, Any], name: str) -> None:
-        """Replace checkpoints/<name>.pt; the one before stays where that fails."""
-        self.folder.write(f"checkpoints/{name}.pt", encode_checkpoint(state))
+        """Replace a checkpoint: best as safetensors, last as .pt; on failure the old one stays."""
+        file, *older = CHECKPOINTS[name]
+        encode = encode_safetensors if file.endswith(SUFFIX) else encode_checkpoint
+        self.folder.write(file, encode(state))
+        for other in filter(self.folder.has, older):
+            self.folder.delete([other])
+
+
+class TrainedNetwork(NamedTuple):
+    """A checkpoint with the settings of its run. uri: of the run or the file; where: the file."""
+
+    uri: str
+    config: dict[str, Any]
+    state: dict[str, Any]
+    where: str
+
+
+def read_trained_network(uri: str, checkpoint: str = "best") -> TrainedNetwork:
+    """A run's folder, or a .safetensors file published from one -> its checkpoint and settings.
+
+    Raises SettingError where there is none, CheckpointError where it is damaged, StoreError.
+    """
+    if uri.endswith(SUFFIX):
+        data, where = read_file(uri)
+        state = decode_checkpoint(data, where)
+        run = state.get("run")
+        config = run.get("config") if isinstance(run, dict) else None
+        return TrainedNetwork(where, config if isinstance(config, dict) else {}, state, where)
+    run_folder = RunFolder(uri)
+    config, state = run_folder.read_config(), run_folder.read_checkpoint(checkpoint)
+    where = run_folder.locate_checkpoint(checkpoint)
+    return TrainedNetwork(run_folder.uri, config, state, where)

@@ -21,6 +21,7 @@ from radnet_lake.errors import RadnetLakeError, SettingError, StoreError, Volume
 from radnet_lake.evaluate.evaluate import EvaluationReport, EvaluationSettings
 from radnet_lake.evaluate.figures import encode_figure
 from radnet_lake.network.dice import measure_overlap
+from radnet_lake.network.weights_file import SUFFIX
 from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import fetch, start_ray
 from radnet_lake.settings import check_choices, check_least
@@ -132,6 +133,7 @@ def evaluate_liver(
     gives NaN; StoreError.
     """
     started = time.monotonic()
+    run, where = RunFolder(config.run), f"evaluation/{config.split}"
     plan = _plan(config)
     found = _evaluate(config, config.methods, plan, True, progress)
     outcomes = [outcome for one in found for outcome in one.outcomes]
@@ -152,7 +154,6 @@ def evaluate_liver(
         "summary.md": table.encode(),
         **_draw_cases(plan.folder, outcomes, found),
     }
-    run, where = RunFolder(config.run), f"evaluation/{config.split}"
     for name, data in files.items():
         run.folder.write(f"{where}/{name}", data)
     seconds = time.monotonic() - started
@@ -331,6 +332,8 @@ def _count_seen(plan: _Plan) -> tuple[int | None, int]:
     """
     seen: dict[str, set[str]] = {"train": set(), "validation": set()}
     for uri in filter(None, (plan.trained.run, plan.trained.refined_by)):
+        if uri.endswith(SUFFIX):
+            return None, 0
         run = RunFolder(uri)
         own, table = CaseFolder(str(run.read_config().get("cases", ""))), plan.table
         if own.uri != plan.folder.uri:

@@ -23,13 +23,13 @@ from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.network.checkpoint import (
     SEGMENTER,
     build_network,
-    build_segmenter,
     decode_checkpoint,
 )
 from radnet_lake.network.resnet import RadNet
-from radnet_lake.network.vnet import Segmenter
+from radnet_lake.network.vnet import Segmenter, build_segmenter
+from radnet_lake.network.weights_file import SUFFIX
 from radnet_lake.train.config import CheckpointSettings
-from radnet_lake.train.run_folder import RunFolder
+from radnet_lake.train.run_folder import RunFolder, TrainedNetwork, read_trained_network
 from radnet_lake.transfer.case_folder import CaseSettings, check_alike, decode_settings
 from radnet_lake.transfer.proposal import score_regions
 from radnet_lake.transfer.train_plan import REGIONS
@@ -144,42 +144,44 @@ class Segmentation(NamedTuple):
 def read_trained(run: str, refine: str = "", checkpoint: str = "best") -> Trained:
     """Read a segmenter's run, and the refining run beside it if one is named.
 
-    run, refine: folders, on disk or s3://. checkpoint: best or last, of both. Raises SettingError
+    run, refine: folders, on disk or s3://, or .safetensors files; a file comes without the network
+    that proposes windows. checkpoint: best or last, of both folders. Raises SettingError
     where a run is missing, is no segmenter's, was trained for the other pass, or where the two do
     not go together; CheckpointError for damaged ones.
     """
-    folder = RunFolder(run)
-    config, first, cases = _read_segmenter(folder, checkpoint)
+    network, cases = _read_segmenter(run, checkpoint)
+    first = network.state
     if first.get("refine"):
         what = "was trained with --refine: it looks around a mask that another run has found"
         remedy = "give it as --refine, and a run without as RUN"
-        raise SettingError(what, folder.uri, remedy)
-    trained = Trained(folder.uri, config, cases, first, regions=_read_regions(folder))
+        raise SettingError(what, network.uri, remedy)
+    regions = _read_regions(network.uri)
+    trained = Trained(network.uri, network.config, cases, first, regions=regions)
     if not refine:
         return trained
-    folder = RunFolder(refine)
-    config, refining, others = _read_segmenter(folder, checkpoint)
+    network, others = _read_segmenter(refine, checkpoint)
+    refining = network.state
     if not refining.get("refine"):
         what = "was trained without --refine: it knows windows, not the box around a mask"
-        raise SettingError(what, folder.uri, "give a run of radnet-lake liver train --refine")
-    check_alike(others, cases, f"--refine {folder.uri}")
-    margin_mm = float(config.get("margin_mm", MARGIN_MM))
-    return trained._replace(refining=refining, margin_mm=margin_mm, refined_by=folder.uri)
+        raise SettingError(what, network.uri, "give a run of radnet-lake liver train --refine")
+    check_alike(others, cases, f"--refine {network.uri}")
+    margin_mm = float(network.config.get("margin_mm", MARGIN_MM))
+    return trained._replace(refining=refining, margin_mm=margin_mm, refined_by=network.uri)
 
 
-def _read_segmenter(
-    run: RunFolder, checkpoint: str
-) -> tuple[dict[str, Any], dict[str, Any], CaseSettings]:
-    config, state = run.read_config(), run.read_checkpoint(checkpoint)
-    if state.get("kind") != SEGMENTER:
-        what = "is a run of `radnet-lake train`, which tells labels and no masks"
-        raise SettingError(what, run.uri, "give one of `radnet-lake liver train`")
-    where = f"{run.uri}/checkpoints/{checkpoint}.pt"
-    return config, state, decode_settings(state.get("cases") or {}, where)
+def _read_segmenter(uri: str, checkpoint: str) -> tuple[TrainedNetwork, CaseSettings]:
+    network = read_trained_network(uri, checkpoint)
+    if network.state.get("kind") != SEGMENTER:
+        what = "is a run of `radnet-lake train`, which predicts labels, not masks"
+        raise SettingError(what, network.uri, "give one of `radnet-lake liver train`")
+    return network, decode_settings(network.state.get("cases") or {}, network.where)
 
 
-def _read_regions(run: RunFolder) -> dict[str, Any] | None:
-    # names() lists what begins so.
+def _read_regions(uri: str) -> dict[str, Any] | None:
+    if uri.endswith(SUFFIX):
+        return None  # a file holds one network
+    run = RunFolder(uri)
+    # names() lists every name with this prefix.
     if REGIONS not in run.folder.names(REGIONS):
         return None
     return decode_checkpoint(run.folder.read(REGIONS), f"{run.uri}/{REGIONS}")

@@ -20,11 +20,12 @@ from radnet_lake.errors import CheckpointError, RadnetLakeError, SettingError
 from radnet_lake.lake.log import Lake, open_lake
 from radnet_lake.lake.uris import choose_decryptor
 from radnet_lake.network.checkpoint import build_network, digest_weights
+from radnet_lake.network.weights_file import SUFFIX
 from radnet_lake.progress import Progress, list_failures, show_nothing
 from radnet_lake.ray_cluster import fetch, start_ray
 from radnet_lake.settings import name_flag
 from radnet_lake.train.config import SPLITS
-from radnet_lake.train.run_folder import RunFolder
+from radnet_lake.train.run_folder import RunFolder, read_trained_network
 from radnet_lake.transfer.case_folder import CASE_REASONS, CaseFolder, CaseSettings
 from radnet_lake.transfer.pairs import list_pairs
 from radnet_lake.transfer.prepare_worker import prepare_case, start_row
@@ -223,7 +224,7 @@ def _choose_settings(config: LiverPrepareConfig) -> tuple[CaseSettings, dict[str
     label = config.region_label or config.organ
     base = ResampleSettings()
     if config.run:
-        state = RunFolder(config.run).read_checkpoint()
+        state = read_trained_network(config.run).state
         find_class(build_network(state), label)
         base, digest = _read_size(state, config.run), digest_weights(state)
     chosen = {}
@@ -291,8 +292,8 @@ def _list_candidates(config: LiverPrepareConfig, lake: Lake | None) -> Listing:
 
 
 def _find_trained(run: str, lake: Lake | None) -> set[str] | None:
-    """Patients of the run's training split, as the lake names them; None where nothing tells."""
-    if not run or not lake:
+    """Patients of the run's training split, as the lake names them; None where it is unknown."""
+    if not run or not lake or run.endswith(SUFFIX):
         return None
     folder = RunFolder(run)
     series = folder.read_series()

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from radnet_lake.errors import SettingError
-from radnet_lake.network.checkpoint import read_network_config
+from radnet_lake.network.foreign import read_network_config
 from radnet_lake.network.resnet import NORMS, NetworkSettings
 from radnet_lake.network.vnet import FREEZE
 from radnet_lake.settings import name_flag

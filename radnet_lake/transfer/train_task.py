@@ -16,10 +16,10 @@ import numpy.typing as npt
 import torch
 
 from radnet_lake.errors import CheckpointError
-from radnet_lake.network.checkpoint import describe_segmenter, load_foreign
 from radnet_lake.network.dice import DiceObjective
+from radnet_lake.network.foreign import load_foreign
 from radnet_lake.network.resnet import NetworkSettings
-from radnet_lake.network.vnet import Segmenter
+from radnet_lake.network.vnet import Segmenter, describe_segmenter
 from radnet_lake.train.run_folder import RunFolder
 from radnet_lake.train.step import Batch, Group
 from radnet_lake.transfer.case_folder import CaseFolder, CaseSettings
@@ -76,7 +76,7 @@ class SegmentTask:
         """
         if not self.weights:
             return []
-        report = load_foreign(self.network, self.weights)
+        report = load_foreign(self.network.encoder, self.weights)
         lacking = len(report.missing) + len(report.misshapen)
         if lacking:
             what = f"{lacking} weights of the encoder are not in it, or of another shape"

@@ -209,7 +209,7 @@ def test_what_cannot_be_evaluated_is_said_with_a_remedy(made: Made, tmp_path: Pa
     with pytest.raises(SettingError, match=r"has a stored volume.*radnet-lake preprocess"):
         evaluate(EvaluateConfig(run.uri))
     write_run(made, run.uri, settings={"slices": 9, "colour": "red"})
-    with pytest.raises(CheckpointError, match=r"best\.pt: it does not say what volumes"):
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: it does not say what volumes"):
         evaluate(EvaluateConfig(run.uri))
     write_run(made, run.uri, lake=str(tmp_path / "gone"))
     with pytest.raises(LakeError, match="gone"):
@@ -231,6 +231,6 @@ def test_a_network_that_gives_nan_gets_no_table(
         yield pa.table(columns)
 
     monkeypatch.setattr("radnet_lake.evaluate.evaluate.stream_predictions", predict)
-    with pytest.raises(CheckpointError, match=r"best\.pt: the network gives no number for 1 of"):
+    with pytest.raises(CheckpointError, match=r"best\.safetensors: .* no number for 1 of"):
         evaluate(EvaluateConfig(run.uri, resamples=100))
     assert not run.folder.names("evaluation/")

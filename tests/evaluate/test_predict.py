@@ -282,9 +282,9 @@ def test_a_damaged_or_outdated_checkpoint_is_told(made: Made, tmp_path: Path) ->
     folder.write_checkpoint(made.state | {"settings": {"slices": 4, "depth": 3}}, "best")
     with pytest.raises(CheckpointError, match="its settings cannot be read"):
         run(other, made.lake)
-    path = tmp_path / "run" / "checkpoints" / "best.pt"
+    path = tmp_path / "run" / "checkpoints" / "best.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match=r"best\.pt"):
+    with pytest.raises(CheckpointError, match=r"best\.safetensors"):
         run(other, made.lake)
 
 

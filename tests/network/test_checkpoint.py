@@ -23,9 +23,9 @@ from radnet_lake.network.checkpoint import (
     decode_checkpoint,
     describe_network,
     encode_checkpoint,
-    load_foreign,
     load_network,
 )
+from radnet_lake.network.foreign import load_foreign
 from radnet_lake.network.heads import Head
 from radnet_lake.network.resnet import NetworkSettings, RadNet, scale_grey
 
@@ -182,7 +182,7 @@ def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError):
             load_network(str(path))
         with pytest.raises(CheckpointError, match=f"{name}: .*code, which is never run"):
-            load_foreign(network, str(path))
+            load_foreign(network.encoder, str(path))
     assert not mark.exists()
 
 
@@ -200,7 +200,7 @@ def test_compressed_members_are_refused(tiny: bytes) -> None:
 
 def test_files_of_any_size_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(make_checkpoint(make_network()), tmp_path / "large.pt")
-    monkeypatch.setattr(checkpoint, "MOST_BYTES", 1000)
+    monkeypatch.setattr(checkpoint, "MAX_BYTES", 1000)
     with pytest.raises(CheckpointError, match="are not read"):
         load_network(path)
 
@@ -246,7 +246,7 @@ def test_weights_by_others_are_the_same_network(prefix: str, wrap: Any, tmp_path
     weights = name_as_others(theirs, prefix)
     weights[f"{prefix}conv_seg.0.weight"] = torch.rand(3)
     weights[f"{prefix}fc.weight"] = torch.rand(3)
-    report = load_foreign(ours, save(wrap(weights), tmp_path / "theirs.pt"))
+    report = load_foreign(ours.encoder, save(wrap(weights), tmp_path / "theirs.pt"))
     assert torch.equal(apply_encoder(ours), apply_encoder(theirs))
     assert len(report.loaded) == 60
     assert not report.missing + report.misshapen + report.changed
@@ -261,7 +261,7 @@ def test_old_files_of_weights_load(tmp_path: Path) -> None:
     path = tmp_path / "old.pth"
     state = {"state_dict": name_as_others(theirs, "module.")}
     torch.save(state, path, _use_new_zipfile_serialization=False)
-    assert not load_foreign(ours, str(path)).missing
+    assert not load_foreign(ours.encoder, str(path)).missing
     assert torch.equal(apply_encoder(ours), apply_encoder(theirs))
 
 
@@ -270,7 +270,7 @@ def test_first_layer_of_several_channels_is_summed(tmp_path: Path) -> None:
     weights = name_as_others(theirs)
     parts = torch.rand(1, 3, 1, 1, 1)
     weights["conv1.weight"] = weights["conv1.weight"] * parts / parts.sum()
-    report = load_foreign(ours, save(weights, tmp_path / "colour.pt"))
+    report = load_foreign(ours.encoder, save(weights, tmp_path / "colour.pt"))
     assert "conv1.weight (3 input channels summed)" in report.changed
     torch.testing.assert_close(apply_encoder(ours), apply_encoder(theirs))
 
@@ -282,7 +282,7 @@ def test_bias_before_a_norm_is_folded_into_it(tmp_path: Path) -> None:
     bias = torch.rand(conv.out_channels)
     weights["layer3.0.downsample.0.bias"] = bias
     conv.bias = nn.Parameter(bias)
-    report = load_foreign(ours, save(weights, tmp_path / "biased.pt"))
+    report = load_foreign(ours.encoder, save(weights, tmp_path / "biased.pt"))
     assert [name.split()[0] for name in report.changed] == ["layer3.0.downsample.1.running_mean"]
     assert not report.unexpected
     torch.testing.assert_close(apply_encoder(ours), apply_encoder(theirs))
@@ -301,7 +301,7 @@ def test_what_does_not_fit_is_reported_and_left(tmp_path: Path) -> None:
     del weights["layer2.0.downsample.0.weight"]
     weights["layer4.0.conv1.weight"] = torch.rand(1, 2, 3)
     weights["layer4.7.conv1.\x1b[31m"] = torch.rand(1)
-    report = load_foreign(ours, save(weights, tmp_path / "some.pt"))
+    report = load_foreign(ours.encoder, save(weights, tmp_path / "some.pt"))
     assert report.missing == ("layer2.0.downsample.0.weight",)
     assert report.misshapen == ("layer4.0.conv1.weight (1x2x3 for 32x16x3x3x3)",)
     assert "58 of 60" in str(report)
@@ -323,4 +323,4 @@ def test_what_does_not_fit_is_reported_and_left(tmp_path: Path) -> None:
 )
 def test_files_without_such_weights_are_told(state: object, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no weight fits"):
-        load_foreign(make_network(), save(state, tmp_path / "other.pt"))
+        load_foreign(make_network().encoder, save(state, tmp_path / "other.pt"))

@@ -10,17 +10,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from radnet_lake.errors import CheckpointError, SettingError
 from radnet_lake.network.checkpoint import (
     build_network,
-    build_segmenter,
     decode_checkpoint,
     describe_network,
-    describe_segmenter,
     encode_checkpoint,
-    load_foreign,
-    load_segmenter,
 )
 from radnet_lake.network.dice import DiceObjective
+from radnet_lake.network.foreign import load_foreign
 from radnet_lake.network.resnet import DEPTHS, ENCODERS, NetworkSettings, RadNet
-from radnet_lake.network.vnet import FREEZE, Segmenter
+from radnet_lake.network.vnet import (
+    FREEZE,
+    Segmenter,
+    build_segmenter,
+    describe_segmenter,
+    load_segmenter,
+)
 
 SMALL = NetworkSettings(depth=10, width=4, features=8)
 
@@ -160,11 +163,11 @@ def test_encoder_takes_the_weights_of_a_pretrained_run(tmp_path: Path) -> None:
     file = tmp_path / "best.pt"
     file.write_bytes(encode_checkpoint(describe_network(network)))
     segmenter = Segmenter(SMALL)
-    report = load_foreign(segmenter, str(file))
+    report = load_foreign(segmenter.encoder, str(file))
     assert not report.missing
     assert not report.misshapen
     assert "features.weight" in report.unexpected
     for name, tensor in network.encoder.state_dict().items():
         assert torch.equal(segmenter.encoder.state_dict()[name], tensor), name
     deeper = Segmenter(NetworkSettings(depth=18, width=4))
-    assert load_foreign(deeper, str(file)).missing
+    assert load_foreign(deeper.encoder, str(file)).missing

@@ -70,7 +70,7 @@ def test_a_folder_without_a_run_is_told(tmp_path: Path) -> None:
     for read in (run.read_config, run.read_run, run.read_series):
         with pytest.raises(SettingError, match=r"is no run folder.*radnet-lake train --out"):
             read()
-    with pytest.raises(SettingError, match=r"checkpoints/best\.pt.*train first"):
+    with pytest.raises(SettingError, match=r"checkpoints/best\.safetensors.*train first"):
         run.read_checkpoint()
 
 

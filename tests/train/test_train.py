@@ -251,9 +251,9 @@ def test_a_finished_run_goes_on_with_more_epochs_and_from_its_best_checkpoint(
     out = copy_run(whole, tmp_path)
     with pytest.raises(SettingError, match=r"holds a run already.*--resume --out"):
         train(TrainConfig(out=out, lake=whole[0].read_config()["lake"], **LONG))
-    last, best = (Path(out, "checkpoints", f"{name}.pt") for name in ("last", "best"))
+    last, best = (Path(out, "checkpoints", name) for name in ("last.pt", "best.safetensors"))
     last.write_bytes(last.read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=r"last\.pt.*copy checkpoints/best\.pt"):
+    with pytest.raises(CheckpointError, match=r"last\.pt.*copy checkpoints/best\.safetensors"):
         train(resume_config(out))
     shutil.copy(best, last)
     report = train(resume_config(out, epochs=EPOCHS + 1, workers=1))

@@ -13,8 +13,9 @@ import torch
 from radnet_lake.errors import CheckpointError, RadnetLakeError, SettingError
 from radnet_lake.evaluate.evaluate import EvaluateConfig, evaluate
 from radnet_lake.evaluate.predict import read_model
-from radnet_lake.network.checkpoint import describe_network, load_segmenter
+from radnet_lake.network.checkpoint import describe_network
 from radnet_lake.network.resnet import NetworkSettings, RadNet
+from radnet_lake.network.vnet import load_segmenter
 from radnet_lake.train import loop
 from radnet_lake.train.pretrain_plan import resume_config
 from radnet_lake.train.run_folder import MASK_METRICS, RunFolder

@@ -25,7 +25,7 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 
 from radnet_lake.errors import RadnetLakeError, SettingError, StoreError
-from radnet_lake.network.checkpoint import read_network_config
+from radnet_lake.network.foreign import read_network_config
 from radnet_lake.progress import Progress, show_nothing
 from radnet_lake.ray_cluster import start_ray
 from radnet_lake.storage.folder import Folder
