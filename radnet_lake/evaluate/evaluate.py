@@ -1,8 +1,8 @@
-"""Table 1 of a training run: what the network says of one split, against the frozen labels.
+"""Evaluation of a run: a split of its series in, Table 1 and figures out.
 
-Labels are those of the run's own series.parquet: a lake that was labelled anew since does not move
-the goal. Written into RUN/evaluation/<split>/: predictions.parquet, table1.md, table1.csv, and
-confusion, roc, reliability, spacing and losses as PNG. No patient is named in any of them.
+Labels are those of the run's own series.parquet: a lake that was labelled again since does not
+change the result. Written into RUN/evaluation/<split>/: predictions.parquet, table1.md, table1.csv,
+and confusion, roc, reliability, spacing and losses as PNG. No patient is named in any of them.
 """
 
 import time
@@ -106,7 +106,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = show_nothing) -> Evalu
     wanted = _choose_series(run, config.split)
     state = run.read_checkpoint(config.checkpoint)
     where = run.locate_checkpoint(config.checkpoint)
-    # Here rather than in each worker only: what does not hold together is told before they start.
+    # Here too, not in each worker only: an inconsistent checkpoint is an error before they start.
     heads = build_network(state).labels
     stream = _plan_stream(run, state, config, where)
     people = _read_people(stream.lake, wanted["SeriesInstanceUID"])
@@ -149,7 +149,7 @@ def evaluate(config: EvaluateConfig, progress: Progress = show_nothing) -> Evalu
 def _plan_stream(
     run: RunFolder, state: dict[str, Any], config: EvaluateConfig, where: str
 ) -> StreamConfig:
-    """The volumes as the run took them: out of its lake, by the checkpoint's preprocessing."""
+    """A run -> the settings to stream its volumes: from its lake, by its preprocessing."""
     settings = run.read_config()
     return StreamConfig(
         lake=config.lake or str(settings["lake"]),
@@ -165,8 +165,8 @@ def _choose_series(run: RunFolder, split: str) -> pa.Table:
     chosen = series.filter(pc.equal(series["split"], split)).drop(["split"])
     if not chosen.num_rows:
         there = Counter(series["split"].to_pylist())
-        told = ", ".join(f"{name} ({count})" for name, count in there.items()) or "no split"
-        remedy = f"use --split of what it has: {told}"
+        available = ", ".join(f"{name} ({count})" for name, count in there.items()) or "no split"
+        remedy = f"use --split of what it has: {available}"
         raise SettingError(f"the run has no series of split {split}", run.uri, remedy)
     return chosen.sort_by("SeriesInstanceUID")
 
@@ -186,20 +186,20 @@ def _predict(
     wanted: pa.Table,
     progress: Progress,
 ) -> pa.Table:
-    """The wanted series that have a volume: UID, labels, and what the network says."""
+    """Series -> those that have a volume: UID, labels, and predictions of the network."""
     index = locate_series(stream, wanted)
     expected = wanted.num_rows - index.left_out
-    said: list[pa.Table] = []
+    tables: list[pa.Table] = []
     progress(0, expected, "volumes")
     for table in stream_predictions(
         state, stream, index, batch=config.batch, workers=config.workers, gpu=config.gpu
     ):
-        said.append(table.drop(["features"]))
-        progress(sum(t.num_rows for t in said), expected, "volumes")
-    if not said:
+        tables.append(table.drop(["features"]))
+        progress(sum(t.num_rows for t in tables), expected, "volumes")
+    if not tables:
         remedy = 'look at it: radnet-lake query "from volumes"'
         raise SettingError(f"none of {expected} series gave a volume", stream.lake, remedy)
-    predicted = pa.concat_tables(said).sort_by("SeriesInstanceUID")
+    predicted = pa.concat_tables(tables).sort_by("SeriesInstanceUID")
     uids = predicted["SeriesInstanceUID"].combine_chunks()
     labels = wanted.take(pc.index_in(uids, wanted["SeriesInstanceUID"].combine_chunks()))
     for name in predicted.column_names[1:]:
@@ -210,15 +210,17 @@ def _predict(
 def _make_outcome(head: Head, table: pa.Table) -> Outcome:
     if head.kind == "scalar":
         # A null becomes NaN.
-        truth, said = (table[name].to_numpy() for name in (head.name, f"{head.name}_mm"))
-        return Outcome(head, truth.astype(np.float64), said.astype(np.float64))
+        truth, predicted = (table[name].to_numpy() for name in (head.name, f"{head.name}_mm"))
+        return Outcome(head, truth.astype(np.float64), predicted.astype(np.float64))
     truth = to_matrix(table[head.name]) if head.kind == "multi" else table[head.name].to_numpy()
-    said = to_matrix(table[f"{head.name}_probabilities"]).astype(np.float64)
-    return Outcome(head, truth, said)
+    predicted = to_matrix(table[f"{head.name}_probabilities"]).astype(np.float64)
+    return Outcome(head, truth, predicted)
 
 
 def _check_finite(outcomes: Sequence[Outcome], where: str) -> None:
-    rows = np.stack([np.isfinite(o.said).reshape(len(o.said), -1).all(axis=1) for o in outcomes])
+    rows = np.stack(
+        [np.isfinite(o.predicted).reshape(len(o.predicted), -1).all(axis=1) for o in outcomes]
+    )
     bad = int((~rows.all(axis=0)).sum())
     if bad:
         what = f"the network gives no number for {bad} of {rows.shape[1]} series"

@@ -53,7 +53,7 @@ Numbers = dict[tuple[str, str, str], Number]
 def draw_pictures(
     outcomes: Sequence[Outcome], numbers: Sequence[Number], metrics: pa.Table, split: str, mark: str
 ) -> dict[str, bytes]:
-    """All pictures by file name. metrics: as run_folder.METRICS. mark: a word above each, or ""."""
+    """Outcomes, numbers and metrics.csv of a run -> PNG files by name. mark: text above each."""
     by_key = {(n.head, n.row, n.measure): n for n in numbers}
     single = [o for o in outcomes if o.head.kind == "single"]
     classified = [o for o in outcomes if o.head.kind != "scalar"]
@@ -73,21 +73,21 @@ def draw_pictures(
 
 
 def encode_figure(figure: Figure) -> bytes:
-    """The figure as PNG."""
+    """A figure -> its PNG file."""
     sink = io.BytesIO()
     figure.savefig(sink, format="png")
     return sink.getvalue()
 
 
 def make_figure(wide: float, high: float) -> Figure:
-    """An empty figure of that size, inches."""
+    """Width and height in inches -> an empty figure."""
     # The object interface: no window system, nothing global that a notebook would notice.
     figure = Figure((wide, high))
     FigureCanvasAgg(figure)
     return figure
 
 
-def _say(number: Number | None) -> str:
+def _format(number: Number | None) -> str:
     return "-" if number is None else format_value(number.value, not number.measure.endswith("_mm"))
 
 
@@ -97,8 +97,8 @@ def _draw_confusion(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
     panels = figure.subplots(1, len(outcomes), width_ratios=sizes, squeeze=False)[0]
     for axes, outcome in zip(panels, outcomes, strict=True):
         known, classes = find_known(outcome), outcome.head.classes
-        counts = np.zeros((len(classes), len(classes)), np.int64)  # (truth, said)
-        np.add.at(counts, (outcome.truth[known], outcome.said[known].argmax(axis=1)), 1)
+        counts = np.zeros((len(classes), len(classes)), np.int64)  # (truth, predicted)
+        np.add.at(counts, (outcome.truth[known], outcome.predicted[known].argmax(axis=1)), 1)
         rows = counts.sum(axis=1, keepdims=True)
         share = np.divide(counts, rows, out=np.zeros(counts.shape), where=rows > 0)
         axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -113,7 +113,7 @@ def _draw_confusion(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         accuracy = numbers.get((outcome.head.name, "total", "accuracy"))
-        axes.set_title(f"{outcome.head.name}\n{_say(accuracy)} of {known.sum()} right")
+        axes.set_title(f"{outcome.head.name}\n{_format(accuracy)} of {known.sum()} right")
     panels[0].set_ylabel("header (series)")
     return figure
 
@@ -122,13 +122,13 @@ def _draw_roc(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
     figure = make_figure(10, 10)
     for axes, outcome in _lay_squares(figure, outcomes):
         axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1)
-        for k, (name, known, is_class, said) in enumerate(split_classes(outcome)):
+        for k, (name, known, is_class, probability) in enumerate(split_classes(outcome)):
             auc = numbers[outcome.head.name, name, "auc"]
             colour, dash = COLOURS[k % len(COLOURS)], DASHES[k % len(DASHES)]
             x, y = [np.nan], [np.nan]
             if not math.isnan(auc.value):
-                x, y, _ = roc_curve(is_class[known], said[known])
-            label = f"{name} ({auc.samples}): {_say(auc)}"
+                x, y, _ = roc_curve(is_class[known], probability[known])
+            label = f"{name} ({auc.samples}): {_format(auc)}"
             axes.plot(x, y, label=label, color=colour, linestyle=dash, linewidth=2, clip_on=False)
         axes.legend(loc="lower right", title="class (series): AUC")
         axes.set(xlabel="false positive rate", ylabel="recall", title=outcome.head.name)
@@ -142,15 +142,17 @@ def _draw_reliability(outcomes: Sequence[Outcome], numbers: Numbers) -> Figure:
         axes.plot((0, 1), (0, 1), color=FAINT, linewidth=1)
         if len(bins.answers):
             share = bins.answers / bins.answers.sum()
-            axes.bar(bins.said, share, width=0.03, color="#d5d5d5", label="share of the answers")
-            axes.plot(bins.said, bins.right, color=FAINT, linewidth=1, clip_on=False)
+            axes.bar(
+                bins.probabilities, share, width=0.03, color="#d5d5d5", label="share of the answers"
+            )
+            axes.plot(bins.probabilities, bins.shares, color=FAINT, linewidth=1, clip_on=False)
             # The more answers, the larger: a bin of three says little.
             sizes = {"s": 20 + 200 * share, "zorder": 3, "clip_on": False}
-            axes.scatter(bins.said, bins.right, color=COLOURS[0], label="is so", **sizes)
+            axes.scatter(bins.probabilities, bins.shares, color=COLOURS[0], label="is so", **sizes)
             axes.legend(loc="upper left")
         what = "probability of the class given" if is_single else "probability of each label"
         error = numbers.get((outcome.head.name, "total", "calibration_error"))
-        title = f"{outcome.head.name}: calibration error {_say(error)}"
+        title = f"{outcome.head.name}: calibration error {_format(error)}"
         ylabel = "share that is right" if is_single else "share that has the label"
         axes.set(xlabel=what, ylabel=ylabel, title=title)
     return figure
@@ -170,17 +172,17 @@ def _draw_spacing(outcome: Outcome, numbers: Numbers) -> Figure:
     figure = make_figure(6.5, 6.8)
     axes = figure.subplots()
     known = find_known(outcome)
-    truth, said = outcome.truth[known], outcome.said[known]
-    most = 1.05 * max([1.0, *truth, *said])
-    least = min([0.0, *(said - 0.05 * most)])
-    axes.plot((least, most), (least, most), color=FAINT, linewidth=1)
-    axes.scatter(truth, said, s=18, color=COLOURS[0], alpha=0.5, linewidths=0)
+    truth, predicted = outcome.truth[known], outcome.predicted[known]
+    high = 1.05 * max([1.0, *truth, *predicted])
+    low = min([0.0, *(predicted - 0.05 * high)])
+    axes.plot((low, high), (low, high), color=FAINT, linewidth=1)
+    axes.scatter(truth, predicted, s=18, color=COLOURS[0], alpha=0.5, linewidths=0)
     mae, rmse = (numbers.get(("spacing", "total", name)) for name in ("mae_mm", "rmse_mm"))
-    title = f"slice spacing of {known.sum()} series: MAE {_say(mae)}"
-    axes.set(xlim=(least, most), ylim=(least, most), aspect="equal")
+    title = f"slice spacing of {known.sum()} series: MAE {_format(mae)}"
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axes.xaxis.set_major_locator(MaxNLocator(8))
     axes.yaxis.set_major_locator(MaxNLocator(8))
-    axes.set(xlabel="header, mm", ylabel="network, mm", title=f"{title}, RMSE {_say(rmse)}")
+    axes.set(xlabel="header, mm", ylabel="network, mm", title=f"{title}, RMSE {_format(rmse)}")
     return figure
 
 
@@ -207,6 +209,6 @@ def _draw_losses(metrics: pa.Table) -> Figure:
     seen = [r for r in rows if r["split"] == "validation" and r["loss"] is not None]
     if seen:
         best = min(seen, key=lambda r: r["loss"])["epoch"] + 1
-        panels["loss"].axvline(best, color=FAINT, linewidth=1, label=f"least at epoch {best}")
+        panels["loss"].axvline(best, color=FAINT, linewidth=1, label=f"lowest at epoch {best}")
     panels["loss"].legend(loc="upper right")
     return figure

@@ -1,4 +1,4 @@
-"""A trained network over volumes, on Ray Data: probabilities and features, batch by batch.
+"""Inference on Ray Data: a checkpoint and a stream of volumes in, probabilities and features out.
 
 Each worker is an actor that holds the network, which lies once in Ray's object store; volumes come
 from stream.py. Probabilities: 3D-RADNet 2.2, softmax of sequence, view and contrast, sigmoid of
@@ -26,8 +26,8 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _WEIGHTS = ("format", "network", "heads", "preprocessing", "settings", "model")
 """Of a checkpoint: what prediction needs. The optimiser's state is twice the weights."""
 _MM_PER_CM = 10.0
-MOST_ATTEMPTS = 3
-"""At a batch whose workers die: where memory is short, they die each time."""
+MAX_ATTEMPTS = 3
+"""Of a batch whose workers die: if memory is too small, they die each time."""
 
 
 def stream_predictions(
@@ -40,7 +40,7 @@ def stream_predictions(
     gpu: bool = False,
     precision: str = "fp32",
 ) -> Iterator[pa.Table]:
-    """What the network of a checkpoint says of each volume of a stream, in the stream's order.
+    """A checkpoint and a stream of volumes -> predictions of each volume, in the stream's order.
 
     state: as checkpoint.decode_checkpoint gives it; config.settings must be its "settings".
     index: as stream_volumes takes it. workers: actors, each with a GPU if `gpu`, else with its
@@ -56,7 +56,7 @@ def stream_predictions(
     """
     if precision not in PRECISIONS:
         raise SettingError(f"{precision!r} is unknown", "--precision", "use fp32 or bf16")
-    build_network(state)  # what is wrong with it is said here, not by each worker
+    build_network(state)  # a wrong checkpoint is an error here, not in each worker
     dataset = stream_volumes(config, index)
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
@@ -74,7 +74,7 @@ def stream_predictions(
         batch_size=batch,
         batch_format="numpy",
         compute=ActorPoolStrategy(size=workers),
-        # Half of what it uses: those that load the volumes need the rest to start at all.
+        # Reserve half of the threads it uses; otherwise Ray could not schedule the read tasks.
         num_cpus=max(0.5, threads // 2),
         num_gpus=1 if gpu else 0,
     )
@@ -88,7 +88,7 @@ def stream_predictions(
 
 
 def _share_cores(workers: int, gpu: bool) -> int:
-    """Threads of one of so many workers: it lives on one node, the smallest that it may come to."""
+    """Number of workers -> threads of each: its share of the smallest node that can hold it."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fit = [node for node in nodes if node.get("GPU" if gpu else "CPU", 0) >= 1] or nodes
     each = -(-workers // len(fit))
@@ -96,7 +96,7 @@ def _share_cores(workers: int, gpu: bool) -> int:
 
 
 class _Predictor:
-    """One worker: the network in its memory, or in that of its GPU."""
+    """One worker, which holds the network: batches of volumes -> tables of predictions."""
 
     def __init__(self, weights: Any, threads: int, gpu: bool, precision: str) -> None:
         torch.set_num_threads(min(threads, os.cpu_count() or 1))
@@ -108,7 +108,7 @@ class _Predictor:
     def __call__(self, batch: dict[str, npt.NDArray[Any]], attempts: Any) -> pa.Table:
         # Ray Data repeats a batch whose worker died for ever.
         first = batch["SeriesInstanceUID"][0].encode()
-        if ray.get(attempts.begin.remote(first)) > MOST_ATTEMPTS:
+        if ray.get(attempts.begin.remote(first)) > MAX_ATTEMPTS:
             what, remedy = "a worker died at each try of a batch", "use a smaller --batch"
             raise StoreError(what, "Ray", f"{remedy} or fewer workers, if memory is short")
         # A copy, for the batch is a view that must not be written to.

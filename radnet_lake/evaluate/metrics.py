@@ -1,4 +1,4 @@
-"""The numbers of Table 1: from labels and predictions of the same series, with intervals.
+"""The numbers of Table 1: labels and predictions of the same series in, numbers with intervals out.
 
 Confidence intervals: cluster bootstrap over patients, because series of one patient are correlated.
 Each resample is a weight vector, so all resamples are one matrix product. Not
@@ -27,22 +27,22 @@ Flags = npt.NDArray[np.bool_]
 
 
 class Outcome(NamedTuple):
-    """What is true of n series and what the network says, for one head.
+    """Labels and predictions of n series, for one head.
 
     truth: kind single: (n,) class index, -1 unknown; multi: (n, classes) 1, 0, or -1 unknown;
-    scalar: (n,) mm, NaN unknown. said: probabilities (n, classes); scalar: (n,) mm.
+    scalar: (n,) mm, NaN unknown. predicted: probabilities (n, classes); scalar: (n,) mm.
     """
 
     head: Head
     truth: npt.NDArray[Any]
-    said: Floats
+    predicted: Floats
 
 
 class Number(NamedTuple):
     """One number of Table 1; NaN where it does not exist.
 
     row: class, or total. measure: accuracy, auc, recall, precision, calibration_error: shares;
-    mae_mm, rmse_mm; constant_...: what the best answer that never looks at an image would reach.
+    mae_mm, rmse_mm; constant_...: of the best constant answer, which needs no image.
     accuracy of a class: against all others; total of a multi-label head: all labels right.
     samples: series of the class; of a total, series whose label is known. low, high: 95 % interval.
     """
@@ -57,17 +57,17 @@ class Number(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """For each bin that holds answers: mean probability said, share that was right, answers."""
+    """For each bin with answers: mean predicted probability, share of correct answers, answers."""
 
-    said: Floats
-    right: Floats
+    probabilities: Floats
+    shares: Floats
     answers: npt.NDArray[np.int64]
 
     def error(self) -> float:
-        """Expected calibration error: mean distance of the two, each answer counted once."""
+        """Expected calibration error: mean distance of probability and share over all answers."""
         if not self.answers.sum():
             return float("nan")
-        return float(np.average(abs(self.said - self.right), weights=self.answers))
+        return float(np.average(abs(self.probabilities - self.shares), weights=self.answers))
 
 
 class _Measure(NamedTuple):
@@ -83,7 +83,7 @@ class _Measure(NamedTuple):
 def measure(
     outcomes: Sequence[Outcome], patients: npt.NDArray[np.int64], resamples: int, seed: int
 ) -> list[Number]:
-    """All numbers, in the order of Table 1.
+    """Outcomes of all heads -> the numbers of Table 1, in its order.
 
     patients: (n,) of whom each series is; equal numbers are drawn together. An interval is NaN
     where resampling tells nothing: for an AUC of exactly 0 or 1, and where fewer than two patients
@@ -118,7 +118,7 @@ def format_value(value: float | None, is_share: bool, unit: bool = True) -> str:
     if value is None or math.isnan(value):
         return "-"
     shown = 100 * value if is_share else value
-    # Only what is whole is said to be.
+    # Only an exact 100 % is printed as such.
     text = "99.9" if is_share and 99.95 <= shown < 100 else f"{shown:.1f}"
     return text + (" %" if is_share else " mm") * unit
 
@@ -132,48 +132,45 @@ def find_known(outcome: Outcome) -> Flags:
 
 
 def split_classes(outcome: Outcome) -> Iterator[tuple[str, Flags, Flags, Floats]]:
-    """Of each class: its name, and of the series where it is known or not: known, is, said.
-
-    known (n,), is (n,): whether the series is of the class; said (n,): its probability.
-    """
+    """An outcome -> for each class its name, and (n,) each: is known, is the class, probability."""
     for k, name in enumerate(outcome.head.classes):
         if outcome.head.kind == "single":
-            yield name, outcome.truth >= 0, outcome.truth == k, outcome.said[:, k]
+            yield name, outcome.truth >= 0, outcome.truth == k, outcome.predicted[:, k]
         else:
-            yield name, outcome.truth[:, k] >= 0, outcome.truth[:, k] == 1, outcome.said[:, k]
+            yield name, outcome.truth[:, k] >= 0, outcome.truth[:, k] == 1, outcome.predicted[:, k]
 
 
 def calibrate(outcome: Outcome) -> Calibration:
-    """How often what is said with some probability is so.
+    """An outcome -> for bins of the predicted probability, how often the prediction is correct.
 
-    Of a single-label head the class that it gives; of a multi-label head every label of its own.
+    Single-label heads: of the predicted class; multi-label heads: of each label by itself.
     """
     known = outcome.truth >= 0
     if outcome.head.kind == "single":
-        said = outcome.said.max(axis=1)[known]
-        right = (outcome.said.argmax(axis=1) == outcome.truth)[known]
+        probability = outcome.predicted.max(axis=1)[known]
+        correct = (outcome.predicted.argmax(axis=1) == outcome.truth)[known]
     else:
-        said, right = outcome.said[known], outcome.truth[known] == 1
-    bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], said)
+        probability, correct = outcome.predicted[known], outcome.truth[known] == 1
+    bins = np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probability)
     answers = np.bincount(bins, minlength=BINS)
     filled = answers > 0
-    sums = (np.bincount(bins, weights=values, minlength=BINS) for values in (said, right))
-    mean_said, mean_right = (total[filled] / answers[filled] for total in sums)
-    return Calibration(mean_said, mean_right, answers[filled])
+    sums = (np.bincount(bins, weights=values, minlength=BINS) for values in (probability, correct))
+    mean_probability, share_correct = (total[filled] / answers[filled] for total in sums)
+    return Calibration(mean_probability, share_correct, answers[filled])
 
 
 def _list_measures(outcome: Outcome) -> Iterator[_Measure]:
     if outcome.head.kind == "scalar":
         yield from _list_distances(outcome)
         return
-    chosen = outcome.said >= PRESENT
+    chosen = outcome.predicted >= PRESENT
     if outcome.head.kind == "single":
-        chosen = np.eye(len(outcome.head.classes), dtype=bool)[outcome.said.argmax(axis=1)]
+        chosen = np.eye(len(outcome.head.classes), dtype=bool)[outcome.predicted.argmax(axis=1)]
     wrong = np.zeros(len(chosen), dtype=bool)
-    for k, (name, known, is_class, said) in enumerate(split_classes(outcome)):
+    for k, (name, known, is_class, probability) in enumerate(split_classes(outcome)):
         is_said, samples = chosen[:, k] & known, int(is_class.sum())
         yield _Measure(name, "accuracy", samples, known & (is_said == is_class), known)
-        yield _Measure(name, "auc", samples, np.where(known, said, np.nan), is_class)
+        yield _Measure(name, "auc", samples, np.where(known, probability, np.nan), is_class)
         yield _Measure(name, "recall", samples, is_class & is_said, is_class)
         yield _Measure(name, "precision", samples, is_class & is_said, is_said)
         wrong |= is_said != is_class
@@ -189,13 +186,13 @@ def _list_distances(outcome: Outcome) -> Iterator[_Measure]:
     samples = int(known.sum())
     truth = np.where(known, outcome.truth, 0.0).astype(float)
     middle, mean = (np.median(truth[known]), truth[known].mean()) if samples else (0.0, 0.0)
-    for name, said, power in (
-        ("mae_mm", outcome.said, 1),
-        ("rmse_mm", outcome.said, 2),
+    for name, predicted, power in (
+        ("mae_mm", outcome.predicted, 1),
+        ("rmse_mm", outcome.predicted, 2),
         ("constant_mae_mm", middle, 1),
         ("constant_rmse_mm", mean, 2),
     ):
-        yield _Measure("total", name, samples, known * abs(said - truth) ** power, known)
+        yield _Measure("total", name, samples, known * abs(predicted - truth) ** power, known)
 
 
 def _find_commonest(truth: npt.NDArray[Any], known: Flags) -> Flags:
@@ -226,16 +223,16 @@ def _compute(m: _Measure, weights: Floats) -> Floats:
     return np.sqrt(ratio) if m.name.endswith("rmse_mm") else ratio
 
 
-def _rank(said: Floats, is_class: Flags, weights: Floats) -> Floats:
+def _rank(score: Floats, is_class: Flags, weights: Floats) -> Floats:
     """Area under the ROC curve: how often one of the class ranks above one that is not.
 
-    said: NaN where the label is unknown. Ties count half. 19 classes, 1,000 resamples, 316 series:
+    score: NaN where the label is unknown. Ties count half. 19 classes, 1,000 resamples, 316 series:
     0.1 s; sklearn.metrics.roc_auc_score in a loop 50 s.
     """
-    order = np.argsort(said)[: np.isfinite(said).sum()]
+    order = np.argsort(score)[: np.isfinite(score).sum()]
     if not len(order):
         return np.full(len(weights), np.nan)
-    starts = np.flatnonzero(np.diff(said[order], prepend=-np.inf))
+    starts = np.flatnonzero(np.diff(score[order], prepend=-np.inf))
     of_class = np.add.reduceat((weights * is_class)[:, order], starts, axis=1)
     others = np.add.reduceat((weights * ~is_class)[:, order], starts, axis=1)
     below = np.cumsum(others, axis=1) - others / 2
@@ -247,7 +244,7 @@ def _rank(said: Floats, is_class: Flags, weights: Floats) -> Floats:
 def _bound(
     m: _Measure, value: float, draws: Floats, patients: npt.NDArray[np.int64]
 ) -> tuple[float, float]:
-    """The interval of a measure, as said in `measure`."""
+    """The interval of a measure, as described in `measure`."""
     is_auc, is_whole = m.name == "auc", value in (0.0, 1.0)
     counted = np.unique(patients[m.bottom]).size  # patients
     if is_auc:

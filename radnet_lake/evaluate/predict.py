@@ -1,4 +1,4 @@
-"""A trained network over series of a lake: labels with probabilities, and features, into the lake.
+"""Prediction: a run and a lake in; labels with probabilities, and features, into the lake.
 
 Not only over the training set: over every series that can become a volume and is out for nothing
 that its pixels say. That is where a network helps most: a series without a description, or whose
@@ -110,7 +110,7 @@ class PredictReport:
 
 
 class Model(NamedTuple):
-    """A checkpoint's dict, and what its rows say of it."""
+    """A checkpoint, and the columns of its rows that describe it."""
 
     state: dict[str, Any]
     settings: ResampleSettings
@@ -120,7 +120,7 @@ class Model(NamedTuple):
 
 
 def predict(config: PredictConfig, progress: Progress = show_nothing) -> PredictReport:
-    """Predict what the lake lacks of this checkpoint; returns the sums.
+    """Predict the series that the lake has no prediction of by this checkpoint -> a report.
 
     Raises SettingError for a wrong setting, a folder without a run, no series to predict, or a
     missing key; CheckpointError for a damaged checkpoint, LakeError for a lake without labels,
@@ -175,7 +175,7 @@ def read_model(run: str, name: str) -> Model:
 def _plan(
     lake: Lake, config: PredictConfig, model: Model, report: PredictReport
 ) -> tuple[list[tuple[StreamConfig, SeriesIndex]], pa.Table]:
-    """The streams to predict, and the facts of their series: sql/query/prediction_state.sql."""
+    """The streams to predict, and the state of their series: sql/query/prediction_state.sql."""
     version = model.settings.version()
     state, rows = _list_series(lake, config, model)
     if not state.num_rows:
@@ -203,7 +203,7 @@ def _plan(
     if held.num_rows:
         streams.append((stream, SeriesIndex(add_sizes(held.combine_chunks(), lake), 0)))
     if lacking.num_rows:
-        choose_decryptor(lake)  # a missing key is said before any work
+        choose_decryptor(lake)  # a missing key is an error before any work
         lacking = lacking.drop(["shard", "position"]).combine_chunks()
         streams.append((replace(stream, source="lake"), SeriesIndex(lacking, 0)))
     report.stored = held.num_rows
@@ -239,7 +239,7 @@ class _Run:
         self.features: list[pa.Table] = []
 
     def keep(self, results: Iterator[pa.Table], every_s: float) -> None:
-        """Take what the workers give, committing as it goes."""
+        """Results of the workers -> commits to the lake, every `every_s` seconds."""
         try:
             for rows in results:
                 self._take(rows)
@@ -262,8 +262,8 @@ class _Run:
         self.report.predicted += reasons.pop(None, 0)
         self.report.reasons.update(reasons)
         self.predictions.append(described.select(schema.TABLES["predictions"].names))
-        told = described.filter(described["reason"].is_null())
-        self.features.append(told.select(schema.TABLES["features"].names))
+        made = described.filter(described["reason"].is_null())
+        self.features.append(made.select(schema.TABLES["features"].names))
         r = self.report
         self.progress(r.predicted + r.failed, r.wanted - r.known, "series", {"failed": r.failed})
 
@@ -295,11 +295,11 @@ def describe_rows(model: Model, rows: pa.Table) -> pa.Table:
     lost = reasons.filter(pc.invert(is_made))
     is_final = pc.invert(pc.is_in(lost, value_set=pa.array(sorted(schema.TRANSIENT_REASONS))))
     failures = {"SeriesInstanceUID": failed["SeriesInstanceUID"], "reason": lost}
-    told = pa.concat_tables(
+    described = pa.concat_tables(
         [_describe_made(model, made), pa.table(failures | {"is_final": is_final})],
         promote_options="default",
     )
-    return _describe_run(model, told)
+    return _describe_run(model, described)
 
 
 def _describe_made(model: Model, rows: pa.Table) -> pa.Table:

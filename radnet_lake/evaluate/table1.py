@@ -1,4 +1,4 @@
-"""Table 1 for people (Markdown) and for programs (CSV), the paper's numbers beside ours."""
+"""Numbers of an evaluation -> Table 1 as Markdown and as CSV, beside the paper's numbers."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ TITLES = {
     ("spacing", "mae_mm"): "spacing, mean absolute error",
     ("spacing", "rmse_mm"): "spacing, root-mean-square error",
 }
-MOST_COLLECTIONS = 8
+MAX_COLLECTIONS = 8
 FLATTERING = {
     "train": "the network was trained on these series",
     "validation": "the best checkpoint was chosen by these series",
@@ -26,7 +26,7 @@ FLATTERING = {
 
 @dataclass(frozen=True)
 class Facts:
-    """On what the numbers rest.
+    """Facts about an evaluation, printed above its table.
 
     epoch: after how many, None unknown. series: evaluated; missing: wanted, but without a volume
     now. patients: of the series; unidentified: series without PatientID, whose study stands for the
@@ -78,7 +78,7 @@ def find_printed(number: Number) -> tuple[float | None, int | None]:
 
 
 def format_markdown(numbers: Sequence[Number], facts: Facts) -> str:
-    """Totals first, then each class as in the paper, then how to read it."""
+    """Numbers and facts -> Table 1 in Markdown: totals, each class as in the paper, notes."""
     by_key = {(n.head, n.row, n.measure): n for n in numbers}
     parts = [
         f"# Table 1: split {facts.split}",
@@ -98,12 +98,12 @@ def _describe(facts: Facts) -> list[str]:
         " they say nothing about patients.**"
     )
     named = sorted(facts.collections.items(), key=lambda item: -item[1])
-    told = [f"{_clean(name)} {count}" for name, count in named[:MOST_COLLECTIONS]]
-    more = [f"{len(named) - MOST_COLLECTIONS} more"] if len(named) > MOST_COLLECTIONS else []
+    listed = [f"{_clean(name)} {count}" for name, count in named[:MAX_COLLECTIONS]]
+    more = [f"{len(named) - MAX_COLLECTIONS} more"] if len(named) > MAX_COLLECTIONS else []
     where = f"split {facts.split} of {facts.lake}"
     lines = [f"- ours: {facts.series} series of {facts.patients} patients, {where}"]
     if named:
-        lines.append(f"- collections: {', '.join(told + more)}")
+        lines.append(f"- collections: {', '.join(listed + more)}")
     if facts.missing:
         lines.append(f"- LEFT OUT: {facts.missing} series of the split have no volume now")
     epoch = "" if facts.epoch is None else f", after {facts.epoch} epoch" + "s" * (facts.epoch != 1)
@@ -143,7 +143,7 @@ def _name(number: Number) -> str:
 
 
 def _judge(by_key: dict[tuple[str, str, str], Number]) -> str:
-    """A sentence that names what the network does no better than blind, as far as can be told."""
+    """Numbers -> a sentence that names those whose interval holds the constant answer's."""
     poor = []
     for number in _find_totals(by_key):
         blind = by_key[number.head, "total", f"constant_{number.measure}"].value
@@ -167,12 +167,14 @@ def _list_classes(
             number = by_key[head, row, name]
             paper, samples = find_printed(number)
             cells.append(
-                _say_with_interval(number) if name in MEASURES[:2] else _say_share(number.value)
+                _format_with_interval(number)
+                if name in MEASURES[:2]
+                else _format_share(number.value)
             )
-            printed.append(_say_share(paper))
-        told = NONE if samples is None else str(samples)
+            printed.append(_format_share(paper))
+        printed_samples = NONE if samples is None else str(samples)
         shown = head if head != last else ""
-        rows.append([shown, row, str(number.samples), *cells, told, *printed])
+        rows.append([shown, row, str(number.samples), *cells, printed_samples, *printed])
         last = head
     return rows
 
@@ -190,8 +192,8 @@ def _explain(facts: Facts) -> list[str]:
         " network never finds it; recall says how many it finds.",
         "- blind: what the best answer would score that is the same for every image.",
         f"- 95 % intervals: {facts.resamples} bootstrap resamples of {drawn}; seed {facts.seed}."
-        f"{few} Where all or none are right, resamples tell nothing: the exact bound of as many"
-        f" independent series. Where nothing can be told: {NONE}.",
+        f"{few} If all or none are correct, resampling gives no interval: the exact bound of as"
+        f" many independent series. Where there is no interval at all: {NONE}.",
         "- Calibration error: how far the stated probability is from the share that is right.",
         "- The labels are what headers say by rule, not a reader's truth.",
         "- The paper's Table 1 counts 100 series with contrast, 216 without; its Table A3 the other"
@@ -207,10 +209,10 @@ def _clean(text: str) -> str:
     return " ".join(text.split()) or "without a name"
 
 
-def _say_share(value: float | None) -> str:
+def _format_share(value: float | None) -> str:
     return format_value(value, is_share=True, unit=False)
 
 
-def _say_with_interval(number: Number) -> str:
-    value, low, high = (_say_share(v) for v in (number.value, number.low, number.high))
+def _format_with_interval(number: Number) -> str:
+    value, low, high = (_format_share(v) for v in (number.value, number.low, number.high))
     return value if low == NONE else f"{value} ({low} to {high})"

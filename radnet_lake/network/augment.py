@@ -1,11 +1,11 @@
-"""Random changes of volumes that leave every label true, made on the batch, where the network is.
+"""Augmentation: a batch of volumes in, random changes of it out that keep every label valid.
 
-Why they are safe: grey levels, noise and contrast say nothing of sequence, view or coverage by
-themselves, for min-max scaling sets them anew in every scanner, and contrast agent brightens
-vessels, not the image; the changes are small and monotonous. In plane, a few degrees, per cent and
-voxels move no organ out of the image. Nothing changes along D: the labels of spacing and coverage
-say what the slices are. Nothing is mirrored: left and right, front and back are what `view` and the
-organs' places mean (docs/volumes.md).
+Labels stay valid because grey levels, noise and image contrast do not determine sequence, view or
+coverage: min-max scaling sets them for every scanner anew, contrast agent brightens vessels, not
+the image, and the changes are small and monotonic. In plane, a few degrees, per cent and voxels
+move no organ out of the image. Nothing changes along D, because the labels of spacing and coverage
+describe the slices. Nothing is mirrored, because `view` and the organs' places depend on left and
+right, front and back (docs/volumes.md).
 
 Shapes: B volumes, C channels, D slices, H rows, W columns.
 """
@@ -27,10 +27,10 @@ ANGLE_DEG, SCALE, SHIFT = 7.0, 0.07, 0.04
 
 
 def augment(volumes: Tensor, seed: int) -> Tensor:
-    """Changed copies. volumes: (B, 1, D, H, W) uint8 -> the same in float32, still 0 to 255.
+    """Volumes (B, 1, D, H, W) uint8 -> changed copies in float32, still 0 to 255.
 
-    Equal seeds make equal changes on equal devices.
-    Voxels that come from outside are 0, as blank slices are; blank slices get no noise.
+    Equal seeds make equal changes on equal devices. Voxels from outside the image are 0, as blank
+    slices are; blank slices get no noise.
     """
     generator = torch.Generator(volumes.device).manual_seed(seed)
     grey = volumes.float() / 255
@@ -50,7 +50,7 @@ def augment(volumes: Tensor, seed: int) -> Tensor:
 
 
 def _move(grey: Tensor, angle: Tensor, scale: Tensor, right: Tensor, down: Tensor) -> Tensor:
-    """Turn, scale and shift in plane, the same way in all slices of a volume."""
+    """Rotate, scale and shift in plane, equally in all slices of a volume."""
     n, _, slices, rows, columns = grey.shape
     cos, sin = torch.cos(angle) / scale, torch.sin(angle) / scale
     aspect = rows / columns

@@ -1,4 +1,4 @@
-"""How well a mask overlaps the truth: Dice and IoU, and the Dice loss that a segmenter minimises.
+"""Dice and IoU of two masks, and the Dice loss: logits and masks in, the loss and sums out.
 
 Shapes: B windows of a batch, D slices, H rows, W columns.
 
@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 FIELDS = ("loss", "dice", "iou", "rows")
-"""What is summed over rows, batches and workers: of each window its loss, and its overlap where the
-probability is above a half."""
+"""Sums over windows, batches and workers: the loss, and the overlap at a probability above 0.5."""
 SMOOTH = 1.0
 """Voxels added to both parts of the loss's quotient, so that an empty mask has a loss, and a slope
 that falls with the voxels found there."""
@@ -30,7 +29,7 @@ class Overlap(NamedTuple):
 
 
 def measure_overlap(found: npt.NDArray[np.bool_], truth: npt.NDArray[np.bool_]) -> Overlap:
-    """Overlap of two masks of any one shape. Where one only is empty, 0.
+    """Two masks of one shape -> their overlap; 0 if exactly one of them is empty.
 
     Raises ValueError for two shapes.
     """
@@ -45,17 +44,17 @@ class DiceObjective(nn.Module):
     """The Dice loss with V-Net's squared denominator (Milletari et al. 2016; 3D-RADNet 2.3).
 
     Of each window 1 - 2 sum(p t) / (sum(p^2) + sum(t^2)), p its probabilities, t its mask; the mean
-    over all windows of the whole batch, over all workers. The same contract as objective.Objective,
+    over all windows of the whole batch, over all workers. The same methods as losses.Objective,
     of one head; labels: {"mask": (B, D, H, W), 0 or 1}.
     """
 
     def weigh(self, labels: Mapping[str, Tensor]) -> Tensor:
-        """(1,) What the losses of these rows are divided by: how many they are."""
+        """Labels of some rows -> (1,) divisor of their losses: the number of rows."""
         mask = labels["mask"]
         return torch.full((1,), len(mask), dtype=torch.float64, device=mask.device)
 
     def forward(self, output: Tensor, labels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(1,) sum of the rows' losses, with gradient; (1, FIELDS) float64 without.
+        """Output and masks -> (1,) summed losses, with gradient; (1, FIELDS) sums, without.
 
         output: logits, (B, 1, D, H, W).
         """
@@ -77,18 +76,18 @@ class DiceObjective(nn.Module):
     def join(
         self, losses: Tensor, sums: Tensor, weights: Tensor, add_up: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """What a worker has to differentiate: over all workers, gradients sum to the loss's.
+        """Losses of one worker -> the scalar it differentiates: gradients sum to that of the loss.
 
         weights: (1,) of the whole batch over all workers; sums and add_up are not needed here.
         """
         return (losses / weights.clamp(min=1).float()).sum()
 
     def empty(self) -> Tensor:
-        """(1, FIELDS) The sums of no window."""
+        """(1, FIELDS) zeros: the sums over no windows."""
         return torch.zeros(1, len(FIELDS), dtype=torch.float64)
 
     def summarise(self, sums: Tensor) -> dict[str, float | None]:
-        """Means over the windows of joined (1, FIELDS) sums: loss, dice, iou; None without any."""
+        """(1, FIELDS) sums -> means over the windows: loss, dice, iou; None without windows."""
         *totals, rows = sums[0].tolist()
         return {
             name: total / rows if rows else None

@@ -1,4 +1,4 @@
-"""The network's outputs, as sql/classes.csv lists them: heads, losses and metrics follow `kind`."""
+"""Heads of the network: reads sql/classes.csv, gives name, kind and classes of each output."""
 
 import csv
 from typing import NamedTuple
@@ -10,7 +10,7 @@ KINDS = ("single", "multi", "scalar")
 
 
 class Head(NamedTuple):
-    """One output: of which label, of which kind, with which classes, in the order of their index.
+    """One output of the network: its label, its kind, and its classes in the order of their index.
 
     kind: single, one class at a time (softmax); multi, each class yes or no (sigmoid); scalar, one
     number (linear).
@@ -22,7 +22,7 @@ class Head(NamedTuple):
 
 
 def read_heads() -> tuple[Head, ...]:
-    """The heads, in the order of the file. Raises LakeError that names a head which is wrong."""
+    """sql/classes.csv -> its heads, in their order. Raises LakeError that names a wrong head."""
     path = schema.SQL_DIR / "classes.csv"
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))

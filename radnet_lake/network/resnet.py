@@ -29,7 +29,7 @@ DEPTHS = {
 BOTTLENECK_FROM = 50
 """From this depth on, blocks have three convolutions."""
 NORMS = ("batch", "group")
-LEAST_SIDE = 8
+MIN_SIDE = 8
 """Voxels along each axis: layer2 makes one of so many."""
 
 
@@ -71,7 +71,7 @@ class NetworkSettings:
 
 
 class Output(NamedTuple):
-    """What the network says of a batch.
+    """Predictions of the network for a batch.
 
     logits: head -> (B, classes), before softmax or sigmoid; of a scalar head (B, 1): spacing in cm,
     so that its error is of the size of the other losses. features: (B, features), after the ReLU.
@@ -84,7 +84,7 @@ class Output(NamedTuple):
 class RadNet(nn.Module):
     """Encoder, global average, one fully connected layer with ReLU, and a linear head per label.
 
-    heads: what to tell; the labels that sql/classes.csv lists unless given.
+    heads: what to predict; by default the labels of sql/classes.csv.
     """
 
     def __init__(self, config: NetworkSettings, heads: tuple[Head, ...] | None = None) -> None:
@@ -104,7 +104,7 @@ class RadNet(nn.Module):
         """
         dtype = self.features.weight.dtype
         x = self.encoder(scale_grey(volume, self.config.standardise).to(dtype))[-1]
-        # Under autocast too, what people read is told in full precision; it costs next to nothing.
+        # Heads run in full precision, under autocast too: it costs next to nothing.
         with torch.autocast(x.device.type, enabled=False):
             x = x.to(dtype).mean((2, 3, 4))  # (B, C, D, H, W) -> (B, C)
             features = F.relu(self.features(x))
@@ -112,10 +112,10 @@ class RadNet(nn.Module):
 
 
 def scale_grey(volume: Tensor, standardise: bool = False) -> Tensor:
-    """Grey levels 0..255 -> what an encoder takes, float32 of the same shape.
+    """Grey levels 0..255 -> input of an encoder, float32 of the same shape.
 
-    To 0..1 as a rule: blank slices and air stay 0, as the zeros that convolutions pad with, and
-    how bright a voxel is does not depend on how many slices are blank. standardise: (v - mean) / sd
+    By default 0..1: blank slices and air stay 0, as the zeros that convolutions pad with, and the
+    value of a voxel does not depend on the number of blank slices. standardise: (v - mean) / sd
     over each volume's voxels above 0, the rest 0 (Chen et al. 2019: MedicalNet).
     """
     x = volume.float()
@@ -130,9 +130,9 @@ def scale_grey(volume: Tensor, standardise: bool = False) -> Tensor:
 
 
 class Encoder(nn.Module):
-    """A 3D ResNet without its classifier.
+    """A 3D ResNet without its classifier: volumes -> feature maps of five stages.
 
-    channels: of each stage that forward gives: stem, layer1 to layer4. strides: input voxels per
+    channels: of each stage: stem, layer1 to layer4. strides: input voxels per
     voxel of each stage, along (D, H, W). dilations: 1, or above it in place of a layer's stride.
     padded_shortcuts: see PaddedShortcut.
     """
@@ -192,7 +192,7 @@ class Encoder(nn.Module):
         return stages
 
     def freeze(self, layers: int) -> None:
-        """Keep the stem and so many layers (0 to 4) as they are, running statistics included."""
+        """Freeze the stem and the first `layers` layers (0 to 4), running statistics included."""
         if not 0 <= layers <= 4:
             raise SettingError(f"{layers} layers cannot be frozen", "freeze", "give 0 to 4")
         self.frozen = 1 + layers
@@ -201,7 +201,7 @@ class Encoder(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "Encoder":
-        """As every module's; what is frozen stays in eval mode."""
+        """Set training or eval mode; frozen layers stay in eval mode."""
         super().train(mode)
         for module in self._fixed():
             module.eval()
@@ -219,14 +219,14 @@ class Encoder(nn.Module):
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, Bottleneck):
-                # These begin as their shortcuts (Goyal et al. 2017, 5.1). In a small trial depth 50
-                # learned far faster so, depths 10 and 18 far slower: their blocks begin as usual.
+                # Bottlenecks start as identity (Goyal et al. 2017, 5.1). In a small trial depth 50
+                # converged far faster so, depths 10 and 18 far slower: theirs start as usual.
                 nn.init.zeros_(module.bn3.weight)
 
     def _check(self, x: Tensor) -> None:
-        if x.dim() != 5 or x.shape[1] != 1 or min(x.shape[2:]) < LEAST_SIDE:
+        if x.dim() != 5 or x.shape[1] != 1 or min(x.shape[2:]) < MIN_SIDE:
             what = f"a batch of shape {'x'.join(map(str, x.shape))} does not fit the network"
-            remedy = f"volumes are (B, 1, D, H, W), each side {LEAST_SIDE} voxels or more"
+            remedy = f"volumes are (B, 1, D, H, W), each side {MIN_SIDE} voxels or more"
             raise SettingError(what, "--slices, --rows, --columns", remedy)
         alone = x.shape[0] == 1 and max(x.shape[2:]) <= self.strides[-1][0]
         if alone and self.layer4.training and isinstance(self.bn1, nn.BatchNorm3d):
@@ -301,7 +301,7 @@ class Bottleneck(nn.Module):
 
 
 class PaddedShortcut(nn.Module):
-    """A shortcut without weights: every stride-th voxel, and zeros for the channels that lack.
+    """A shortcut without weights: every stride-th voxel, and zeros for the missing channels.
 
     He et al. 2015, option A; MedicalNet's depths 18 and 34 were trained with it.
     """
@@ -335,10 +335,10 @@ def conv3(inputs: int, outputs: int, stride: int = 1, dilation: int = 1) -> nn.C
 
 
 class _Conv3d(nn.Conv3d):
-    """As every 3D convolution; bfloat16 on a CPU is left where the input has two slices.
+    """A 3D convolution that runs in float32 where bfloat16 on a CPU meets an input of two slices.
 
-    With torch 2.13 the gradient of the weights there is memory that nobody wrote: NaN, or worse, a
-    number. Of 48 slices layer4 has two.
+    Because with torch 2.13 the gradient of its weights is uninitialised memory there. Of 48 slices
+    layer4 has two.
     """
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""The segmentation network: the pretrained encoder, and a decoder that puts its stages together.
+"""The segmentation network: grey volumes in, logits of the organ out, by encoder and decoder.
 
 After V-Net (Milletari et al. 2016; 3D-RADNet 2.3): from the deepest stage up, each level
-up-samples, joins the encoder's stage of that size, and adds what two convolutions make of both. The
-last level joins the grey image itself. It knows no device and no Ray.
+up-samples, concatenates the encoder's stage of that size, and adds two convolutions of both. The
+last level takes the grey image itself. This module knows no device and no Ray.
 
 Shapes: B windows, C channels, D slices, H rows, W columns.
 """
@@ -29,13 +29,13 @@ from radnet_lake.network.resnet import ENCODERS, NetworkSettings, conv3, group_n
 FREEZE: dict[str, int | None] = {
     "all": 4, "3": 3, "2": 2, "1": 1, "none": None, "scratch": None,
 }  # fmt: skip
-"""What of the encoder stays as it was: layers below the last that do, with the stem (the rows of
-3D-RADNet's Table 2). none and scratch differ in the weights to begin with, not here."""
-MOST_WIDTH = 128
+"""Name -> number of frozen layers of the encoder, with the stem; None: nothing is frozen (rows of
+3D-RADNet's Table 2). none and scratch differ in the initial weights only."""
+MAX_WIDTH = 128
 
 
 class Segmenter(nn.Module):
-    """An encoder as pretrained, and a decoder that tells for each voxel whether it is the organ's.
+    """A pretrained encoder and a decoder: volumes -> for each voxel the logit of the organ.
 
     decoder_width: channels of the decoder where the encoder's stem is joined (half size, with a
     stem of stride 2): half as many at full size, and twice as many each level down, but never more
@@ -47,9 +47,9 @@ class Segmenter(nn.Module):
     def __init__(self, config: NetworkSettings, decoder_width: int = 16) -> None:
         super().__init__()
         is_whole = isinstance(decoder_width, int) and not isinstance(decoder_width, bool)
-        if not is_whole or not 2 <= decoder_width <= MOST_WIDTH:
+        if not is_whole or not 2 <= decoder_width <= MAX_WIDTH:
             what = f"{decoder_width!r} is out of range"
-            raise SettingError(what, "--decoder-width", f"give 2 to {MOST_WIDTH}")
+            raise SettingError(what, "--decoder-width", f"give 2 to {MAX_WIDTH}")
         self.config, self.decoder_width = config, decoder_width
         self.encoder = ENCODERS[config.encoder](config)
         self.decoder = Decoder(self.encoder.channels, decoder_width)
@@ -65,10 +65,10 @@ class Segmenter(nn.Module):
         return logits
 
     def freeze(self, what: str) -> None:
-        """Keep of the encoder what a key of FREEZE says, running statistics included.
+        """Freeze the layers of the encoder that a key of FREEZE names, running statistics included.
 
-        Of "all", nothing of the encoder is kept for a gradient: it costs its forward pass only.
-        Raises SettingError for another word.
+        With "all" the encoder stores nothing for gradients: it costs its forward pass only. Raises
+        SettingError for another name.
         """
         if what not in FREEZE:
             raise SettingError(f"{what!r} is unknown", "--freeze", f"use {', '.join(FREEZE)}")
@@ -88,6 +88,7 @@ class Decoder(nn.Module):
             inputs = below if deepest else min(width * 2 ** (n + 1), below)
             levels.append(Level(inputs, joined, min(width * 2**n, joined)))
         self.levels = nn.ModuleList(reversed(levels))
+        # The name is part of the keys in saved checkpoints.
         self.tell = nn.Conv3d(width // 2, 1, 1)
 
     def forward(self, stages: list[Tensor]) -> Tensor:
@@ -95,18 +96,18 @@ class Decoder(nn.Module):
         *joined, x = stages
         for level, stage in zip(self.levels, reversed(joined), strict=True):
             x = level(x, stage)
-        # Under autocast too, what the loss is taken of is in full precision.
+        # Logits, and so the loss, are in full precision under autocast too.
         with torch.autocast(x.device.type, enabled=False):
             logits: Tensor = self.tell(x.to(self.tell.weight.dtype))  # -> (B, 1, D, H, W)
             return logits
 
 
 class Level(nn.Module):
-    """Up to a stage's size, and the stage joined. inputs: channels from below; joined: its own."""
+    """Up-sample to a stage's size, join the stage. inputs: channels below; joined: of the stage."""
 
     def __init__(self, inputs: int, joined: int, outputs: int) -> None:
         super().__init__()
-        # The stages of deep encoders have many channels; 3x3x3 on them would cost the most of all.
+        # Deep encoders have many channels; 3x3x3 convolutions on them would cost the most.
         self.narrow = nn.Conv3d(inputs, outputs, 1)
         self.join = nn.Conv3d(joined, outputs, 1) if joined > 1 else nn.Identity()
         self.conv1 = conv3(outputs + (outputs if joined > 1 else 1), outputs)

@@ -1,4 +1,4 @@
-"""Settings that every training has: takes settings, raises SettingError for what cannot be."""
+"""Settings of every training: classes to inherit, and checks that raise SettingError."""
 
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -109,7 +109,7 @@ class TrainerConfig(WorkerSettings, StepSettings):
 
     @classmethod
     def read_defaults(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of the run that --resume names: defaults for the flags."""
+        """Flags -> the settings of the run that --resume names, as defaults for the other flags."""
         return read_run_settings(values["out"], cls) if values["resume"] else {}
 
 
@@ -150,7 +150,7 @@ def _check_ranges(config: TrainerConfig) -> None:
 
 
 def read_run_settings(out: str, kind: type) -> dict[str, Any]:
-    """The settings of the run in `out`, fields of `kind`. Raises SettingError."""
+    """A run's folder -> its settings, fields of `kind`. Raises SettingError."""
     run = RunFolder(out)
     return refuse_unknown(run.read_config(), f"{run.uri}/config.json", kind)
 

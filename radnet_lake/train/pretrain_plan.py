@@ -1,4 +1,4 @@
-"""What a training run is to do: its settings, its series with frozen labels, what it is made of."""
+"""Plan of a pretraining: settings and a lake in; labelled series, weights, provenance out."""
 
 import json
 from collections import Counter
@@ -56,7 +56,7 @@ class TrainConfig(TrainerConfig, NetworkSettings, VolumeSettings):
 
     @classmethod
     def read_defaults(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Settings of --config, or of the run that --resume names: defaults for the flags."""
+        """Flags -> the settings of --config or of the run that --resume names, as defaults."""
         if values["resume"] or not values["config"]:
             return super().read_defaults(values)
         return _read_file(values["config"])
@@ -72,19 +72,19 @@ def _read_file(path: str) -> dict[str, Any]:
 
 
 def keep_config(config: TrainConfig) -> dict[str, Any]:
-    """What config.json holds: the settings of the run, all of them."""
+    """Settings -> what config.json holds: all settings of the run."""
     init = config.init and absolute_uri(config.init)
     kept = asdict(replace(config, lake=absolute_uri(locate_lake(config.lake)), init=init))
     return {name: value for name, value in kept.items() if name not in NOT_KEPT}
 
 
 def resume_config(out: str, **changes: Any) -> TrainConfig:
-    """The settings of the run in `out`, to go on with it; `changes` of those in MAY_CHANGE."""
+    """A run's folder -> its settings, to resume it; `changes` of those in MAY_CHANGE."""
     return TrainConfig(**read_run_settings(out, TrainConfig) | changes, out=out, resume=True)
 
 
 def choose_settings(config: TrainConfig) -> ResampleSettings:
-    """Preprocessing of the volumes to train on.
+    """Settings -> the preprocessing of the volumes to train on.
 
     Raises SettingError where the lake does not hold it, or holds several and none was named.
     """
@@ -119,7 +119,7 @@ def choose_settings(config: TrainConfig) -> ResampleSettings:
 
 
 def freeze_series(config: TrainConfig, settings: ResampleSettings) -> tuple[pa.Table, int]:
-    """The series of all splits with their labels now, as run_folder.SERIES; how many are left out.
+    """Series of all splits with their current labels, as run_folder.SERIES; how many are left out.
 
     Left out is what has no stored volume. Raises SettingError where the condition is wrong, or none
     of them can be trained on.
@@ -139,7 +139,7 @@ def freeze_series(config: TrainConfig, settings: ResampleSettings) -> tuple[pa.T
 
 
 def count_classes(series: pa.Table, heads: tuple[Head, ...]) -> dict[str, dict[str, int]]:
-    """Head -> class -> how many of these series have it; `unknown` too; of a scalar, `known`."""
+    """Series -> by head and class their number; `unknown` too; of a scalar head `known`."""
     counts = {}
     for head in heads:
         values = series[head.name].to_pylist()
@@ -160,11 +160,11 @@ def count_classes(series: pa.Table, heads: tuple[Head, ...]) -> dict[str, dict[s
 def weigh_classes(
     counts: Mapping[str, Mapping[str, int]], heads: tuple[Head, ...], balance: bool
 ) -> tuple[dict[str, list[float]], list[str]]:
-    """Weights of the classes by their counts in training, and warnings of what cannot be learned.
+    """Counts of the classes in training -> their weights, and warnings of classes without series.
 
     balance: by the inverse square root of the frequency, so that their mean over the known series
     is 1; of coverage the square root of absent to present, from 1 to 10. Else all weights are 1. A
-    class without a series weighs nothing. Raises SettingError where no series has any label.
+    class without a series has weight 0. Raises SettingError where no series has any label.
     """
     weights, warnings = {}, []
     for head in heads:
@@ -195,7 +195,7 @@ def weigh_classes(
 def describe_run(
     config: TrainConfig, settings: ResampleSettings, series: pa.Table, heads: tuple[Head, ...]
 ) -> dict[str, Any]:
-    """What run.json holds: enough to make the run again; no paths of files, no patients."""
+    """A run -> its provenance for run.json: enough to repeat it; no paths of files, no patients."""
     lake = open_lake(config.lake)
     split = {name: series.filter(pc.equal(series["split"], name)) for name in SPLITS}
     labels = lake.snapshot.labels

@@ -12,7 +12,7 @@ from radnet_lake.lake.log import utc_now
 
 
 def describe_code() -> dict[str, Any]:
-    """What run.json holds of the code, the machine and the time."""
+    """Version, commit, packages, machine and time, as run.json holds them."""
     packages = ("ray", "pyarrow", "duckdb", "numpy")
     return {
         "radnet_lake": __version__,
@@ -26,7 +26,7 @@ def describe_code() -> dict[str, Any]:
 
 
 def _read_commit() -> dict[str, Any] | None:
-    """Commit of the code, and whether it was changed since; None outside a clone."""
+    """Commit of the code, and whether files differ from it; None outside a clone."""
     folder = Path(__file__).parent
 
     def ask(*words: str) -> str:

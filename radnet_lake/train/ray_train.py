@@ -69,7 +69,7 @@ class TrainReport:
         return (self.epoch * self.steps + self.step) * self.batch
 
     def __str__(self) -> str:
-        """Where it stopped, what was best, what to type next."""
+        """A summary: epochs, best epoch, warnings, the next command."""
         done = f"{self.epoch} of {self.epochs} epochs"
         is_whole = self.epoch >= self.epochs
         early = "" if is_whole else ", stopped early: the validation loss did not fall"
@@ -84,7 +84,7 @@ class TrainReport:
 
 
 class _Shown:
-    """Passes on to a Progress how a training goes, each message once."""
+    """Updates a progress display from a TrainReport, each message once."""
 
     def __init__(self, report: TrainReport, progress: Progress) -> None:
         self.report, self.progress = report, progress
@@ -96,7 +96,7 @@ class _Shown:
         self.show()
 
     def show(self) -> None:
-        """What is new since the last call."""
+        """Show what is new since the last call."""
         r = self.report
         messages = [
             text if text.startswith("--") else f"WARNING: {text}"
@@ -116,7 +116,7 @@ class _Shown:
 
 
 def _describe_epoch(row: dict[str, Any], epochs: int) -> str:
-    """A row of metrics.csv in a line."""
+    """A row of metrics.csv -> a line."""
     shares = ("accuracy_sequence", "accuracy_view", "accuracy_contrast", "coverage_exact")
     known = [
         f"{name.removeprefix('accuracy_').replace('_', ' ')} {row[name]:.3f}"

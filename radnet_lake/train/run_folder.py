@@ -1,4 +1,4 @@
-"""A training run's folder, on disk or on S3: what it was made of, how it went, its checkpoints.
+"""The folder of a training run, on disk or S3: reads and writes settings, metrics, checkpoints.
 
     config.json               settings of the run, all of them
     run.json                  what it ran on: lake version, rule set, code, machine
@@ -61,8 +61,8 @@ METRICS = pa.schema(
     ]
 )
 """One row per epoch and split (train, validation). epoch counts from 0; step: optimiser steps from
-the start of the run. accuracy_coverage: share of single labels that are right; coverage_exact: of
-series with all labels right. What no series of an epoch tells is null.
+the start of the run. accuracy_coverage: share of single labels that are correct; coverage_exact: of
+series with all labels correct. Without any label a value is null.
 """
 
 MASK_METRICS = pa.schema(
@@ -120,7 +120,7 @@ class RunFolder(OutputFolder):
         return file.read(use_threads=False).cast(SERIES)
 
     def write_series(self, series: pa.Table) -> None:
-        """Keep the series with their labels, as SERIES."""
+        """Write the series with their labels, as SERIES."""
         sink = pa.BufferOutputStream()
         pq.write_table(series.select(SERIES.names).cast(SERIES), sink, compression="zstd")
         self.folder.write("series.parquet", memoryview(sink.getvalue()))
@@ -135,7 +135,7 @@ class RunFolder(OutputFolder):
         return pa.csv.read_csv(pa.BufferReader(data), convert_options=types).select(columns.names)
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Add the rows of an epoch, in place of those that a run which went back had written."""
+        """Add the rows of an epoch; older rows of this and of later epochs are replaced."""
         before = self.read_metrics().to_pylist()
         epoch = min(row["epoch"] for row in rows)
         kept = [row for row in before if row["epoch"] < epoch]

@@ -28,7 +28,7 @@ from radnet_lake.schema import VOLUME_REASONS
 from radnet_lake.storage.output_folder import OutputFolder, refuse_damage
 from radnet_lake.volume.frame import Vector
 from radnet_lake.volume.resample import ResampleSettings
-from radnet_lake.volume.volume import MOST_VOXELS
+from radnet_lake.volume.volume import MAX_VOXELS
 
 CASES = pa.schema(
     [
@@ -235,7 +235,7 @@ def _decode_case(data: bytes) -> StoredCase:
     reader = pa.ipc.open_file(pa.BufferReader(data))
     place = json.loads(reader.schema.metadata[b"place"])
     depth, rows, columns = map(int, place["shape"])
-    if min(depth, rows, columns) < 1 or math.prod((depth, rows, columns)) > MOST_VOXELS:
+    if min(depth, rows, columns) < 1 or math.prod((depth, rows, columns)) > MAX_VOXELS:
         raise ValueError("no size of a case")
     if reader.num_record_batches != depth:
         raise ValueError("not as many slices as declared")

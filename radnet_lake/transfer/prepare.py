@@ -386,10 +386,12 @@ def _warn(made: list[Row], settings: CaseSettings) -> list[str]:
         counts = ", ".join(f"{known[split]} {split}" for split in SPLITS if known[split])
         warnings.append(
             f"the network was trained on patients of {known.total()} cases ({counts}):"
-            " what is measured on them is too good"
+            " results on these cases are optimistic"
         )
     if settings.network and any(row["is_known"] is None for row in made):
-        warnings.append("nothing tells whether the network was trained on these patients")
+        warnings.append(
+            "the checkpoint doesn't list its training patients: leakage cannot be excluded"
+        )
     n_patients = len({row["patient"] for row in made})
     if 0 < n_patients < len(SPLITS):
         warnings.append(f"of {n_patients} patients all are in train: nothing validates or tests")

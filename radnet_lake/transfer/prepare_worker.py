@@ -14,7 +14,7 @@ from radnet_lake.transfer.case_folder import CaseFolder, CaseSettings, StoredCas
 from radnet_lake.transfer.proposal import score_regions
 from radnet_lake.transfer.sources import Candidate, digest_value
 from radnet_lake.transfer.windows import choose_windows, list_windows
-from radnet_lake.volume.volume import MOST_VOXELS, Volume
+from radnet_lake.volume.volume import MAX_VOXELS, Volume
 from radnet_lake.volume.worker import MAX_DETAIL
 
 LEAST_AIR = -500
@@ -58,7 +58,7 @@ def start_row(candidate: Candidate) -> Row:
 
 def _resample(case: LiverCase, spacing_mm: float) -> LiverCase:
     old_mm = Volume(*case[:1], case.position_mm, case.steps_mm).spacing_mm[0]
-    if case.image.size * old_mm / spacing_mm > MOST_VOXELS:
+    if case.image.size * old_mm / spacing_mm > MAX_VOXELS:
         raise VolumeError("too_large", f"slices of {old_mm:g} mm become too many")
     refuse_beyond_hu(case.image)
     case = resample_slices(case, spacing_mm)

@@ -15,7 +15,7 @@ from radnet_lake.transfer.sources import check_ct
 from radnet_lake.transfer.write_seg import make_segmentation, read_source
 from radnet_lake.volume.frame import Frame, Vector
 from radnet_lake.volume.nifti import LPS_RAS, Nifti, orient, read_stored, to_nifti, write_nifti
-from radnet_lake.volume.volume import CT_LOWEST, MOST_VOXELS, Volume, order_frames, read_volume_of
+from radnet_lake.volume.volume import CT_LOWEST, MAX_VOXELS, Volume, order_frames, read_volume_of
 from radnet_lake.volume.worker import MAX_DETAIL
 
 SEG, NIFTI, PICTURE = ".seg.dcm", ".seg.nii.gz", ".png"
@@ -134,7 +134,7 @@ def _find_mask(job: Job, models: Models, image: Volume) -> tuple[Mask, Row]:
     cases = job.trained.cases
     values, position_mm, steps_mm = image
     old_mm = image.spacing_mm[0]
-    if values.size * old_mm / cases.spacing_mm > MOST_VOXELS:
+    if values.size * old_mm / cases.spacing_mm > MAX_VOXELS:
         raise VolumeError("too_large", f"slices of {old_mm:g} mm become too many")
     refuse_beyond_hu(values)
     nothing = np.broadcast_to(np.uint8(0), values.shape)

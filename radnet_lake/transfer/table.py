@@ -223,7 +223,7 @@ def _describe(outcomes: Sequence[Outcome], facts: Facts) -> list[str]:
     if known:
         lines.append(
             f"- KNOWN TO THE PRETRAINED NETWORK: {known} of these cases are of patients that it"
-            " learned from; the numbers say too much"
+            " was trained on; results on these cases are optimistic"
         )
     elif any(o.is_known is None for o in first):
         lines.append("- whether the pretrained network knows these patients is not known")

@@ -154,7 +154,7 @@ def _warn(
         warnings.append("no case to validate with: the best epoch is that of the training loss")
     if known:
         text = f"{len(known)} cases are of patients that the network of the regions was trained on"
-        warnings.append(f"{text}: their results say too much")
+        warnings.append(f"{text}: results on these cases are optimistic")
     return warnings
 
 

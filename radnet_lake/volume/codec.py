@@ -47,7 +47,7 @@ _SIGNED: dict[int, Any] = {1: np.int8, 2: np.int16, 4: np.int32}
 
 
 class _Size(NamedTuple):
-    """What a stream's own header says of its image."""
+    """Size of the image by the stream's own header."""
 
     rows: int
     columns: int
@@ -56,7 +56,7 @@ class _Size(NamedTuple):
 
 
 def decode_frame(data: bytes, frame: Frame) -> Stored:
-    """Decode one frame into its stored values, (Rows, Columns) integers, signed as declared.
+    """Bytes of one frame -> its stored values, (Rows, Columns) integers, signed as declared.
 
     data: all of the frame's fragments, joined. Raises VolumeError: unsupported_syntax, colour,
     bad_declaration, size_mismatch, truncated_pixels, undecodable. Source: PS3.5 8.2 and annex A.4.
@@ -72,7 +72,7 @@ def decode_frame(data: bytes, frame: Frame) -> Stored:
 
 
 def settle_bits(values: Stored, frame: Frame, bits: int | None = None) -> Stored:
-    """Take the stored value out of its cell: no bits above HighBit, the sign as declared.
+    """Pixel cells -> stored values: no bits above HighBit, the sign as declared.
 
     values: integers, cells of their own width whatever their sign; bits: how many of the cell the
     compressed stream filled, None is all. What lies above HighBit was once used for overlays.
@@ -88,7 +88,7 @@ def settle_bits(values: Stored, frame: Frame, bits: int | None = None) -> Stored
     if frame.PixelRepresentation not in (0, 1):
         raise VolumeError("bad_declaration", "PixelRepresentation is missing or neither 0 nor 1")
     if filled <= stored:
-        # The encoder was told fewer bits than the header: the sign is in the highest of these.
+        # The encoder was given fewer bits than the header states: the sign is in the highest.
         stored, high = filled, filled - 1
     elif high >= filled:
         high = stored - 1

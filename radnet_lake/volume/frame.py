@@ -1,10 +1,10 @@
 """One frame of a series, as the lake's `instances` row describes it: where its pixels lie and what
 they mean.
 
-Axes, said once for all modules of volumes. Arrays are (D, H, W): D slices along the normal, H rows
-from the first to the last, W columns. Places are DICOM's patient coordinates: x to the left, y to
-the back, z to the head, mm (LPS, PS3.3 C.7.6.2.1.1). The slice axis runs to the left, the back or
-the head, whichever the normal is nearest to, so index 0 is the right-most, front-most or lowest.
+Axes, defined here for all modules of volumes. Arrays are (D, H, W): D slices along the normal, H
+rows from the first to the last, W columns. Places are DICOM's patient coordinates: x to the left, y
+to the back, z to the head, mm (LPS, PS3.3 C.7.6.2.1.1). The slice axis runs to the left, the back
+or the head, whichever the normal is nearest to, so index 0 is the right-most, front-most or lowest.
 """
 
 import datetime
@@ -20,7 +20,7 @@ Vector = npt.NDArray[np.float64]
 
 
 class Frame(NamedTuple):
-    """Columns of `instances`, by name; `uri` and `archive_uri` are open, never sealed."""
+    """Columns of `instances`, by name; `uri` and `archive_uri` are plain, never encrypted."""
 
     uri: str
     archive_uri: str | None = None

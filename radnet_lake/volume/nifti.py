@@ -1,4 +1,4 @@
-"""NIfTI files: read into our axes, and written for viewers.
+"""NIfTI files -> volumes in our axes, and volumes -> NIfTI files for viewers.
 
 A file is read into the canonical axial array, whatever way it was stored: D from feet to head, H
 from front to back, W from right to left, as a standard axial DICOM series is (frame.py). Axes are
@@ -27,11 +27,11 @@ from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.storage.folder import Folder
 from radnet_lake.storage.sources import absolute_uri, classify_os_error, open_file
 from radnet_lake.volume.frame import Vector
-from radnet_lake.volume.volume import MOST_VOXELS, Volume
+from radnet_lake.volume.volume import MAX_VOXELS, Volume
 
-MOST_HEADER_BYTES = 2**24
+MAX_HEADER_BYTES = 2**24
 """Header with its extensions, which are skipped."""
-MOST_TAIL_BYTES = 2**20
+MAX_TAIL_BYTES = 2**20
 DEFLATE_RATIO = 1032
 """What deflate can expand to at most: a shorter file cannot hold what its header declares."""
 FARTHEST_MM = 1e6
@@ -110,12 +110,12 @@ def make_affine(position_mm: Vector, steps_mm: Vector) -> Vector:
 
 
 def to_nifti(voxels: npt.NDArray[Any], position_mm: Vector, steps_mm: Vector) -> Nifti:
-    """An array (D, H, W) of our axes, placed as in write_nifti, as its file would be: a view."""
+    """An array (D, H, W) of our axes and its position -> a view of it in the axes of its file."""
     return Nifti(voxels.transpose(2, 1, 0), make_affine(position_mm, steps_mm))
 
 
 def orient(stored: Nifti) -> tuple[npt.NDArray[Any], Vector, Vector]:
-    """Turn into the canonical axial array: a view (D, H, W), LPS position (3,), steps (3, 3)."""
+    """A file in its own axes -> canonical axial view (D, H, W), LPS position (3,), steps (3, 3)."""
     axes = ornt_transform(io_orientation(stored.affine), axcodes2ornt(("S", "P", "L")))
     voxels = apply_orientation(stored.voxels, axes)
     to_lps = LPS_RAS @ stored.affine @ inv_ornt_aff(axes, stored.voxels.shape)
@@ -146,7 +146,7 @@ def read_stored(path: str) -> Nifti:
         raise VolumeError(*classify_os_error(error)) from None
 
 
-def _read(file: BinaryIO, most_bytes: int, is_gzip: bool = False) -> Nifti:
+def _read(file: BinaryIO, max_bytes: int, is_gzip: bool = False) -> Nifti:
     header = _read_header(file)
     try:
         shape = tuple(int(n) for n in header.get_data_shape())
@@ -163,16 +163,16 @@ def _read(file: BinaryIO, most_bytes: int, is_gzip: bool = False) -> Nifti:
         raise VolumeError("bad_declaration", f"{len(shape)} dimensions: several volumes in a file")
     shape = (*shape, 1, 1)[:3]
     n_voxels = shape[0] * shape[1] * shape[2]
-    if n_voxels > MOST_VOXELS or not 0 <= offset <= MOST_HEADER_BYTES:
+    if n_voxels > MAX_VOXELS or not 0 <= offset <= MAX_HEADER_BYTES:
         raise VolumeError("too_large", f"{n_voxels} voxels from byte {offset}")
-    if offset + n_voxels * dtype.itemsize > most_bytes:
+    if offset + n_voxels * dtype.itemsize > max_bytes:
         raise VolumeError("truncated_pixels", "the file is shorter than its header declares")
     affine = _find_affine(header)
     _skip(file, offset - len(header.binaryblock))
     voxels = np.empty(n_voxels, dtype)
     _fill(file, voxels.data.cast("B"))
     # A gzip stream's checksum is compared at its end, which little may come before.
-    if is_gzip and len(file.read(MOST_TAIL_BYTES)) == MOST_TAIL_BYTES:
+    if is_gzip and len(file.read(MAX_TAIL_BYTES)) == MAX_TAIL_BYTES:
         raise VolumeError("bad_declaration", "more data than the header declares")
     voxels = voxels.astype(dtype.newbyteorder("="), copy=False)
     if slope is not None and (slope, intercept) != (1, 0):

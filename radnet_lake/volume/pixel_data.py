@@ -59,7 +59,7 @@ class _Element(NamedTuple):
 
 
 def check_declared(frame: Frame) -> None:
-    """Refuse with VolumeError what no grey frame declares, before anything is read."""
+    """Raise VolumeError for declarations that no grey frame has, before anything is read."""
     rows, columns = frame.Rows, frame.Columns
     if not rows or not columns or not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
         raise VolumeError("bad_declaration", "Rows or Columns missing or out of range")

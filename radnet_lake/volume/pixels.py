@@ -116,7 +116,7 @@ def _read_header(read: Read) -> Header:
 def _open_objects(
     frames: Sequence[Frame], files: Iterable[list[int]], is_whole: bool
 ) -> Iterator[tuple[list[int], Read]]:
-    """Open each object, given by its frames' indexes. is_whole: reads begin at its first byte."""
+    """Objects, by frames' indexes -> a reader of each. is_whole: reads begin at its first byte."""
     local: list[list[int]] = []
     remote: list[list[int]] = []
     archives: dict[str, dict[str, list[int]]] = {}
@@ -135,7 +135,7 @@ def _open_objects(
 
 @contextmanager
 def _translating() -> Iterator[None]:
-    """Turn the troubles of files, archives and deflate streams into VolumeError."""
+    """Turn errors of files, archives and deflate streams into VolumeError."""
     try:
         yield
     except OSError as error:
@@ -151,7 +151,7 @@ def _translating() -> Iterator[None]:
 def _open_local(
     frames: Sequence[Frame], files: list[list[int]], is_whole: bool
 ) -> Iterator[tuple[list[int], Read]]:
-    """One after the other where the disk is fast: threads would only cost CPU time then."""
+    """Read one after the other while the disk is fast, because threads would only cost CPU time."""
     took = 0.0
 
     def read(offset: int, length: int) -> bytes:
@@ -179,7 +179,7 @@ def _open_local(
 def _open_ahead(
     frames: Sequence[Frame], files: list[list[int]], is_whole: bool
 ) -> Iterator[tuple[list[int], Read]]:
-    """Many reads under way at once, for what is far."""
+    """Read many objects at once, for stores with latency."""
     plans = (_plan_pieces(frames, some, is_whole) for some in files)
     answers = run_concurrently(partial(read_range, *piece) for plan in plans for piece in plan)
     for some in files:
@@ -192,7 +192,7 @@ def _open_ahead(
 def _plan_pieces(
     frames: Sequence[Frame], some: list[int], is_whole: bool
 ) -> Iterator[tuple[str, int, int]]:
-    """Ranges (URI, start, length) that hold what is wanted of one object.
+    """The wanted frames of one object -> the ranges (URI, start, length) that hold them.
 
     The last goes one byte past the end, for its answer tells whether that is still the end.
     """

@@ -1,4 +1,4 @@
-"""Planes of volumes as people look at them, and pages of such planes, as PNG.
+"""Volumes in, PNG pictures out: planes in radiological orientation, and sheets of them.
 
 The plane of the slices lies as it is stored; the other two as radiologists hang them: patient's
 right on the left, front or head up.
@@ -26,20 +26,20 @@ VIEWS = ("sagittal", "coronal", "axial")
 """The plane that stands upright on each patient axis."""
 LETTER_SHARE = 0.17
 """A direction gets the letter of a patient axis that it is less than 80 degrees off."""
-LEAST_SPACING_MM, MOST_SPACING_MM = 1e-4, 1e4
+MIN_SPACING_MM, MAX_SPACING_MM = 1e-4, 1e4
 BACKGROUND, OUTSIDE, INK, FAINT = "#1d2126", "#3b4652", "#f2f2f2", "#a9b1bb"
-"""OUTSIDE: where a volume does not reach, so that it is told from its own black."""
+"""OUTSIDE: where a volume does not reach, so that it differs from the volume's own black."""
 PNG_DPI, FONT, SMALL_FONT = 110, 8, 5.5
 ROW_INCHES, PANEL_INCHES, CELL_INCHES, GAP, LINE = 11.0, 5.0, 3.0, 0.45, 0.18
 CHARACTERS_PER_INCH = 15
 RULER_MM = (500, 200, 100, 50, 20, 10, 5, 2, 1, 0)
 PAGE_COLUMNS, CELL_WIDE, CELL_HIGH, CAPTION_CHARACTERS = 5, 3.0, 1.3, 62
-MOST_PIXELS = 512
+MAX_PIXELS = 512
 """Of a plane on a sheet, per side; there it takes a hundred."""
 
 
 class Plane(NamedTuple):
-    """One plane of a volume as it is looked at.
+    """One plane of a volume in radiological orientation.
 
     pixels: (rows, columns). edges_mm: left, right, bottom, top from the point shown, rightwards and
     downwards. letters: the patient's directions (DICOM PS3.3 C.7.6.1.1.1) at the same four edges.
@@ -52,14 +52,14 @@ class Plane(NamedTuple):
 
 
 def lay_planes(values: Stored, position_mm: Vector, steps_mm: Vector, point: Vector) -> list[Plane]:
-    """The three planes of a volume nearest to a point: across slices, rows, columns.
+    """A volume and a point -> the three planes nearest to it: across slices, rows, columns.
 
     values: (D, H, W). position_mm (3,) of voxel [0,0,0]'s centre and steps_mm (3, 3) as in
     volume.Volume; point (3,): mm LPS. Raises VolumeError for spacing that cannot be drawn.
     """
     with np.errstate(over="ignore", under="ignore"):
         sizes = np.linalg.norm(steps_mm, axis=1)
-    if not ((sizes >= LEAST_SPACING_MM) & (sizes <= MOST_SPACING_MM)).all():
+    if not ((sizes >= MIN_SPACING_MM) & (sizes <= MAX_SPACING_MM)).all():
         raise VolumeError("bad_declaration", "spacing that cannot be drawn")
     units = steps_mm / sizes[:, None]
     first = np.linalg.solve(units.T, position_mm - point)
@@ -91,7 +91,7 @@ def lay_planes(values: Stored, position_mm: Vector, steps_mm: Vector, point: Vec
 
 
 def name_direction(vector: Vector) -> str:
-    """The letters of a direction (3,), LPS: L or R, P or A, H or F, the nearest axis first."""
+    """A direction (3,), LPS -> its letters: L or R, P or A, H or F, the nearest axis first."""
     unit = vector / np.linalg.norm(vector)
     order = sorted(range(3), key=lambda axis: -abs(unit[axis]))
     return "".join(
@@ -104,7 +104,7 @@ def name_direction(vector: Vector) -> str:
 def _hang(
     units: Vector, nearest: tuple[int, ...], across: int
 ) -> tuple[tuple[int, int], tuple[int, int]]:
-    """Which array axis runs down and which to the right, and whether backwards (-1)."""
+    """A plane's axes -> which array axis runs down, which to the right; -1: reversed."""
     if across == 0:
         return (1, 1), (2, 1)
     right, down = sorted((a for a in range(3) if a != across), key=lambda a: nearest[a])
@@ -123,7 +123,7 @@ def _find_edges(
 
 
 def draw_rows(rows: list[tuple[str, list[Plane], tuple[float, float]]], notes: list[str]) -> Figure:
-    """Rows of a caption, three planes and their window; all planes at one scale."""
+    """Rows of a caption, three planes and their window -> a figure with all planes at one scale."""
     # Equal limits in a column: what lies below one another is the same place in the patient.
     edges = np.array([[plane.edges_mm for plane in planes] for _, planes, _ in rows])
     left, right = edges[..., 0].min(axis=0), edges[..., 1].max(axis=0)
@@ -205,7 +205,7 @@ def _write_text(figure: Figure, x: float, y: float, text: str, font: float = FON
 
 
 def draw_sheet(cells: list[tuple[str, list[Plane] | str]]) -> Figure:
-    """Captions with three planes side by side, or a grey box with the reason why there are none."""
+    """Captions with three planes, or the reason why there are none -> a figure, one sheet."""
     lines = -(-len(cells) // PAGE_COLUMNS)
     size = np.array((PAGE_COLUMNS * CELL_WIDE, lines * CELL_HIGH))
     figure = _make_figure(size)
@@ -230,12 +230,12 @@ def _cut(caption: str) -> str:
 
 
 def _draw_strip(axes: Axes, planes: list[Plane]) -> None:
-    """Planes side by side at one scale."""
+    """Draw planes side by side at one scale."""
     wide = [plane.edges_mm[1] - plane.edges_mm[0] for plane in planes]
     gap, x = 0.03 * sum(wide), 0.0
     for plane, width in zip(planes, wide, strict=True):
         high = (plane.edges_mm[2] - plane.edges_mm[3]) / 2
-        down, right = (max(1, side // MOST_PIXELS) for side in plane.pixels.shape)
+        down, right = (max(1, side // MAX_PIXELS) for side in plane.pixels.shape)
         _draw_pixels(axes, plane.pixels[::down, ::right], (x, x + width, high, -high), (0, 255))
         x += width + gap
     tall = max(plane.edges_mm[2] - plane.edges_mm[3] for plane in planes) / 2

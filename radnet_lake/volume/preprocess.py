@@ -50,7 +50,8 @@ from radnet_lake.volume.worker import (
 )
 
 LIST_CPUS, PREPARE_CPUS = 0.02, 0.95
-"""Logical CPUs: the lister must not take a worker's place, and, unequal, the two are not fused."""
+"""Logical CPUs: listing must not take a worker's place. The two values differ because Ray Data
+fuses operators with equal resources; listing and reading must run as separate tasks."""
 CHUNK_SERIES, CHUNK_ROWS = 32, 20_000
 """Most of a chunk: a shard of some 57 MB before compression; a few seconds of work."""
 CHUNKS_PER_CPU = 4
@@ -78,12 +79,12 @@ class PreprocessConfig(ResampleSettings, CommitSettings):
 
     @property
     def settings(self) -> ResampleSettings:
-        """What the volumes depend on."""
+        """The settings that determine the volumes."""
         return take_settings(ResampleSettings, self)
 
 
 def preprocess(config: PreprocessConfig, progress: Progress = show_nothing) -> PreprocessReport:
-    """Make the volumes that the lake lacks; returns the sums.
+    """Make the volumes that the lake does not have yet -> a report.
 
     Raises SettingError for a wrong setting or a missing key, LakeError for a lake without labels,
     StoreError where a store stops to answer (what was committed stays; the same command goes on
@@ -96,7 +97,7 @@ def preprocess(config: PreprocessConfig, progress: Progress = show_nothing) -> P
     if config.mode and config.mode != labels["mode"]:
         remedy = f"run: radnet-lake label --mode {config.mode} --lake {lake.uri}"
         raise SettingError(f"the labels are of mode {labels['mode']}", "--mode", remedy)
-    choose_decryptor(lake)  # a missing key is said before any work
+    choose_decryptor(lake)  # a missing key is an error before any work
     report = PreprocessReport(lake.uri, config.settings.version(), stale)
     pending = _plan(lake, config, report)
     messages = [f"WARNING: {stale}"] if stale else []
@@ -113,7 +114,7 @@ def preprocess(config: PreprocessConfig, progress: Progress = show_nothing) -> P
 
 
 def _plan(lake: Lake, config: PreprocessConfig, report: PreprocessReport) -> pa.Table:
-    """The wanted series that no volume stands for: labels, harvested_at and n_rows of each."""
+    """The wanted series without a current volume: labels, harvested_at and n_rows of each."""
     shards = lake.folder.names(f"tensors/{report.preprocessing}/")
     with connect(lake.uri) as connection:
         run_sql(connection, read_query("preprocess_candidates"))
@@ -131,7 +132,7 @@ def _plan(lake: Lake, config: PreprocessConfig, report: PreprocessReport) -> pa.
 
 
 def _keep_settings(lake: Lake, settings: ResampleSettings) -> None:
-    """Say in words, once, what the name of the preprocessing stands for."""
+    """Write the settings that the name of the preprocessing stands for, unless they are there."""
     record = {
         "preprocessing": settings.version(),
         "settings": asdict(settings),
@@ -143,7 +144,7 @@ def _keep_settings(lake: Lake, settings: ResampleSettings) -> None:
 
 
 class _Run:
-    """One run: its report, and the rows and shards that no commit names yet."""
+    """One run: its report, and the rows and shards that are not committed yet."""
 
     def __init__(
         self, lake: Lake, job: Job, report: PreprocessReport, progress: Progress, every_s: float
@@ -155,7 +156,7 @@ class _Run:
         self.shards: list[Part] = []
 
     def make(self, pending: pa.Table) -> None:
-        """Prepare these series, committing as it goes."""
+        """Prepare these series and commit at intervals."""
         cpus = int(ray.cluster_resources().get("CPU", 1))
         at_once = min(CHUNK_SERIES, -(-pending.num_rows // (CHUNKS_PER_CPU * cpus)))
         try:
@@ -188,7 +189,7 @@ class _Run:
         return rows["SeriesInstanceUID"].combine_chunks()
 
     def _commit(self) -> None:
-        """Name the waiting shards in the log, with the rows that belong to them."""
+        """Commit the finished shards with their rows."""
         if self.rows:
             part = self.lake.write_part("volumes", pa.concat_tables(self.rows), "made")
             self.lake.commit(add=[part, *self.shards])
@@ -266,7 +267,7 @@ def _prepare_encoded(chunk: dict[str, bytes], job: Job, attempts: Any) -> pa.Tab
 
 
 def _encode(**fields: bytes) -> pa.Table:
-    """One row, for a chunk must stay whole."""
+    """Fields -> a table of one row, because a chunk must not be split."""
     return pa.table({name: pa.array([data], pa.binary()) for name, data in fields.items()})
 
 

@@ -29,12 +29,12 @@ from radnet_lake.errors import SettingError, VolumeError
 from radnet_lake.volume.frame import Array, Stored
 
 PREPROCESSING_VERSION = 1
-"""Raised by whoever changes what comes out of equal settings, here or in volume.py."""
-MOST_VOXELS = 2**26
+"""To be raised with every change of the volumes that equal settings give, here or in volume.py."""
+MAX_VOXELS = 2**26
 """Of a resized volume: 256 MiB in float32."""
-MOST_RANGE = 1e37
-LEAST_RANGE = 1e-35
-"""Between lowest and highest value, so that float32 can tell 256 levels."""
+MAX_RANGE = 1e37
+MIN_RANGE = 1e-35
+"""Between lowest and highest value, so that float32 can resolve 256 levels."""
 
 # Ray's workers are processes, one for each core.
 cv2.setNumThreads(1)
@@ -61,8 +61,8 @@ class ResampleSettings:
         for flag in ("slices", "rows", "columns"):
             if not 1 <= (value := getattr(self, flag)) <= 4096:
                 raise SettingError(f"{value} is out of range", f"--{flag}", "give 1 to 4096")
-        if self.slices * self.rows * self.columns > MOST_VOXELS:
-            where, remedy = "--slices, --rows, --columns", f"at most {MOST_VOXELS} voxels"
+        if self.slices * self.rows * self.columns > MAX_VOXELS:
+            where, remedy = "--slices, --rows, --columns", f"at most {MAX_VOXELS} voxels"
             raise SettingError("the volume is too large", where, remedy)
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise SettingError("is no range of percentiles", "--clip", "write it as 0.1,99.9")
@@ -79,7 +79,7 @@ class ResampleSettings:
         return low, high
 
     def version(self) -> str:
-        """Short name of what these settings and this code make: the volumes' `preprocessing`."""
+        """Name of the preprocessing by these settings and this code: column `preprocessing`."""
         clip = "" if self.percentiles is None else "{:g},{:g}".format(*self.percentiles)
         settings = repr(astuple(replace(self, clip=clip)))
         digest = hashlib.blake2b(settings.encode(), digest_size=4).hexdigest()
@@ -227,7 +227,7 @@ def _find_ends(values: Stored) -> tuple[float, float]:
 
 
 def _find_other_ends(source: Array, padding: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """Least and greatest of what is no padding; NaN where there is nothing else."""
+    """Minimum and maximum of the values that are no padding; NaN if there are none."""
     low, high, _, _ = cv2.minMaxLoc(source, (~padding).view(np.uint8))
     return (math.nan, math.nan) if padding.all() else (low, high)
 
@@ -252,7 +252,7 @@ def _fit_plane(
 
 
 def _weigh_slices(n: int, m: int, anti_alias: bool) -> dict[int, list[tuple[int, float]]]:
-    """For each of n slices that has weight: in which of m, and how much."""
+    """n source and m target slices -> for each source slice its target slices and weights."""
     j, k = np.arange(m)[:, None], np.arange(n)
     if anti_alias:
         # In m-ths of a slice, so that edges that meet are equal.
@@ -270,9 +270,9 @@ def _weigh_slices(n: int, m: int, anti_alias: bool) -> dict[int, list[tuple[int,
 
 def _find_range(planes: npt.NDArray[Any]) -> tuple[float, float]:
     low, high = float(planes.min()), float(planes.max())
-    if not (math.isfinite(low) and math.isfinite(high) and high - low < MOST_RANGE):
+    if not (math.isfinite(low) and math.isfinite(high) and high - low < MAX_RANGE):
         raise VolumeError("not_finite", "values that are no finite numbers")
-    if high - low < LEAST_RANGE:
+    if high - low < MIN_RANGE:
         raise VolumeError("constant", f"all values are {low:g}")
     return low, high
 

@@ -1,4 +1,4 @@
-"""The frames of series, out of the lake: streamed series by series, in bounded memory."""
+"""Series of a lake -> their frames, series by series, in bounded memory."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ _NAME = "if(is_blank({0}) and object_kind <> 'dicomdir', folder_key(uri, Modalit
 
 
 def read_volume(series: str, lake: str | None = None) -> Volume:
-    """One series as a volume: all slices, values after rescale, place in space.
+    """A SeriesInstanceUID -> its volume: all slices, values after rescale, position in space.
 
     series: SeriesInstanceUID as the lake has it. lake: folder or s3:// URI; default RADNET_LAKE.
     Raises SettingError for a series that the lake does not have, VolumeError where its pixels make
@@ -45,10 +45,10 @@ def read_volume(series: str, lake: str | None = None) -> Volume:
 def stream_frames(
     lake: Lake, series: Sequence[str] | pa.Table
 ) -> Iterator[tuple[str, list[Frame]]]:
-    """SeriesInstanceUID and frames of each series that the lake holds, in any order but whole.
+    """Series -> UID and frames of each that the lake holds, in any order, each complete.
 
     series: names, or a table with a column SeriesInstanceUID. Series of one archive follow each
-    other. Raises SettingError where paths are sealed and the key is missing or another one.
+    other. Raises SettingError where paths are encrypted and the key is missing or another one.
     """
     decrypt_uri = choose_decryptor(lake)
     for name, rows in stream_rows(lake, series):
@@ -96,7 +96,7 @@ def to_frames(rows: pa.Table, decrypt_uri: Callable[[str], str] | None) -> list[
 
 
 def _split(batch: pa.RecordBatch) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The runs of equal `place`, without that column."""
+    """A batch of rows -> its runs of equal `place`, without that column."""
     places = batch.column("place").to_numpy()
     rest = batch.select(list(FRAME_COLUMNS))
     starts = [0, *(np.flatnonzero(np.diff(places)) + 1).tolist(), len(places)]

@@ -35,9 +35,9 @@ LABEL_FIELDS = (
     pa.field("spacing_mm", pa.list_(pa.float64())),
     pa.field("rule_set", pa.string()),
 )
-"""Labels when the volume was made, for those who have the file alone; the lake may know better."""
+"""Labels when the volume was made, for readers of the file alone; the lake may have newer ones."""
 TAIL_BYTES = 16 << 10
-"""Read first of a shard: its footer, which a few dozen volumes leave far smaller."""
+"""Read first of a shard, for its footer, which is far smaller with a few dozen volumes."""
 SHARDS_REMEMBERED = 16_384
 """Footers that a process keeps, of about 2 KB: half a million volumes."""
 _MAGIC = b"ARROW1"
@@ -54,7 +54,7 @@ class Place(NamedTuple):
 def write_shard(
     lake: Lake, preprocessing: str, rows: Sequence[tuple[str, Voxels, Mapping[str, Any]]]
 ) -> Part:
-    """Write volumes as a new shard; a commit must name it.
+    """Volumes with labels -> a new shard file; a commit must name it.
 
     rows: SeriesInstanceUID, voxels (D, H, W), all of one shape, and labels by the names of
     LABEL_FIELDS, of which any may be missing. Raises StoreError.
@@ -132,7 +132,7 @@ def _read_place(lake_uri: str, place: Place) -> Voxels:
         what = f"the shard has no place {place.position}"
         raise _not_readable(lake_uri, place.shard, what) from None
     except (pa.ArrowException, OSError, ValueError, KeyError, EOFError, struct.error) as error:
-        # Arrow's own OSError too: what the store said is a LakeError or StoreError already.
+        # Arrow's own OSError too: errors of the store are LakeError or StoreError already.
         what = f"the shard is damaged ({type(error).__name__})"
         raise _not_readable(lake_uri, place.shard, what) from None
 

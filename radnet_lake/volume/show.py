@@ -1,4 +1,4 @@
-"""Pictures of volumes: one series before and after preprocessing, or many on a sheet.
+"""Series of a lake in, pictures out: one before and after preprocessing, or many on a sheet.
 
 No description, name or path is in a picture, for pictures leave the lake; the series' UID is
 shortened. The plane of the slices lies as it is stored, the other two as radiologists hang them.
@@ -33,7 +33,7 @@ IMAGES = "not list_contains(exclusions, 'not_image')"
 PAGE_SERIES = 60
 MAX_SERIES = 6000
 WINDOW_VOXELS = 1_000_000
-"""So many, evenly spread, tell the percentiles of a volume."""
+"""So many, evenly spread, give the percentiles of a volume."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class ShowConfig(ResampleSettings, LakeSettings):
 
 
 def show(config: ShowConfig) -> Iterator[str]:
-    """Write the picture, the volume or the sheet; yields lines that say what was written.
+    """Write the picture, the volume or the sheet -> lines that name what was written.
 
     Excluded series are shown too, read loosely: the main stack, one frame a place. Raises
     SettingError for an unknown series, a wrong condition or a place that cannot be written,
@@ -94,7 +94,7 @@ def show(config: ShowConfig) -> Iterator[str]:
 
 
 def draw_series(frames: Sequence[Frame], settings: ResampleSettings, title: list[str]) -> Figure:
-    """Three orthogonal planes through the middle of a series, before and after preprocessing.
+    """A series -> three orthogonal planes through its middle, before and after preprocessing.
 
     title: lines to stand above. Raises VolumeError.
     """
@@ -162,7 +162,7 @@ def _say_used(frames: Sequence[Frame]) -> str:
 
 
 def _shorten(series: str) -> str:
-    """The end of a UID: header text is untrusted, so only what UIDs are made of."""
+    """A UID -> its end; other characters are dropped, because header text is not trusted."""
     return "…" + re.sub(r"[^0-9a-f.]", "", series)[-12:]
 
 
@@ -193,7 +193,7 @@ def _read_labels(lake: Lake, condition: str) -> tuple[list[dict[str, Any]], dict
 
 
 def _describe(lake: Lake, series: str) -> list[str]:
-    """Lines about a series: labels with their rules, exclusions with their meaning."""
+    """A row of `series` -> lines: labels with their rules, exclusions with their meaning."""
     quoted = series.replace("'", "''")
     rows, meanings = _read_labels(lake, f"SeriesInstanceUID = '{quoted}'")
     if not rows:
@@ -223,7 +223,7 @@ def _say_modality(row: dict[str, Any]) -> str:
 
 
 def _caption(row: dict[str, Any]) -> str:
-    """One line: the first reason of exclusion, for lines are cut, and labels."""
+    """A row of `series` -> one line: first reason of exclusion (lines are cut), and labels."""
     words = [row["sequence"] or _say_modality(row), row["view"] or "no view"]
     words += ["+".join(row["coverage"])] if row["coverage"] else []
     words += ["contrast"] if row["contrast"] else []
@@ -259,7 +259,7 @@ def _write_sheets(lake: Lake, config: ShowConfig, settings: ResampleSettings) ->
 def _lay_middles(
     lake: Lake, page: list[dict[str, Any]], settings: ResampleSettings
 ) -> dict[str, list[Plane] | str]:
-    """Of each series the middle planes once preprocessed, or the reason why there are none.
+    """Series -> the middle planes of each after preprocessing, or the reason why there are none.
 
     Kept series are read as strictly as preprocess reads them.
     """

@@ -1,4 +1,4 @@
-"""Which frames of a series form its stack of slices, and in what order."""
+"""Frames of a series in, its main stack of slices out: which frames, in what order."""
 
 import datetime
 import math
@@ -23,8 +23,8 @@ ordered as it was measured."""
 
 
 def find_stack(frames: Sequence[Frame], strict: bool) -> tuple[list[Frame], Vector]:
-    """The main stack: its frames along the normal, one for each place, and its orientation (6,),
-    row and column cosines.
+    """Frames -> those of the main stack along its normal, one for each position; its orientation
+    (6,), row and column cosines.
 
     The main stack is the largest set of image frames that share matrix, SOP class, frame of
     reference (a missing one joins), orientation and pixel spacing; others are left out. Of copies
@@ -101,8 +101,8 @@ def _find_main(
 ) -> tuple[npt.NDArray[np.intp], int]:
     """Indices of the frames of the largest stack, and of one that it is measured by.
 
-    As sql/2_rollup/65_stack.sql: the most frequent way that frames lie leads, others follow a
-    leader within tolerance, or lead.
+    As sql/2_rollup/65_stack.sql: the most frequent orientation and spacing starts a stack, others
+    join one within tolerance, or start their own.
     """
     space = max(f.FrameOfReferenceUID or "" for f in images)
     codes: dict[Any, int] = {}
@@ -113,34 +113,34 @@ def _find_main(
         )
         for f in images
     ]
-    told = np.column_stack([kinds, np.round(orientations, 4), np.round(spacings, 4)])
-    ways, first, way_of, counts = np.unique(
-        told, axis=0, return_index=True, return_inverse=True, return_counts=True
+    geometry = np.column_stack([kinds, np.round(orientations, 4), np.round(spacings, 4)])
+    orientation_keys, first, key_of, counts = np.unique(
+        geometry, axis=0, return_index=True, return_inverse=True, return_counts=True
     )
-    o, s, rest = orientations[first], spacings[first], np.ones(len(ways), bool)
+    o, s, rest = orientations[first], spacings[first], np.ones(len(orientation_keys), bool)
     best, best_size, best_leader = rest, 0, 0
     for leader in np.argsort(-counts, kind="stable")[:MAX_STACK_ORIENTATIONS]:
         if best_size >= counts[rest].sum():
             break
-        near = rest & (ways[:, 0] == ways[leader, 0])
+        near = rest & (orientation_keys[:, 0] == orientation_keys[leader, 0])
         near &= 1 - o[:, :3] @ o[leader, :3] <= ORIENTATION_TOLERANCE
         near &= 1 - o[:, 3:] @ o[leader, 3:] <= ORIENTATION_TOLERANCE
         near &= (np.abs(s - s[leader]) <= PIXEL_SPACING_TOLERANCE * s[leader]).all(axis=1)
         if rest[leader] and (size := counts[near].sum()) > best_size:
             best, best_size, best_leader = near, size, first[leader]
         rest &= ~near
-    return np.flatnonzero(best[way_of.reshape(-1)]), int(best_leader)
+    return np.flatnonzero(best[key_of.reshape(-1)]), int(best_leader)
 
 
 def _pick(ordered: Sequence[Frame], starts: npt.NDArray[np.intp], strict: bool) -> list[Frame]:
-    """One frame of each place; starts: index of each place's first frame."""
+    """Frames in order -> one of each position; starts: index of each position's first frame."""
     picked, crowded = [], 0
     for start, end in zip(starts, [*starts[1:], len(ordered)], strict=True):
-        told = defaultdict(list)
+        copies = defaultdict(list)
         for i, f in enumerate(ordered[start:end]):
-            told[_content(f) or i].append(f)
-        crowded += len(told) > 1
-        singles = [min(same, key=lambda f: f.SOPInstanceUID or "") for same in told.values()]
+            copies[_content(f) or i].append(f)
+        crowded += len(copies) > 1
+        singles = [min(same, key=lambda f: f.SOPInstanceUID or "") for same in copies.values()]
         picked.append(min(singles, key=_rank))
     if strict and crowded:
         detail = f"{crowded} of {len(starts)} places have several"
@@ -149,7 +149,7 @@ def _pick(ordered: Sequence[Frame], starts: npt.NDArray[np.intp], strict: bool) 
 
 
 def _content(f: Frame) -> Any:
-    """Equal where two objects say the same; None where that cannot be told."""
+    """A key that is equal for two objects of equal content; None if that is unknown."""
     if not f.SOPInstanceUID or f.InstanceNumber is None:
         return None
     where = (f.ImagePositionPatient, f.ImageOrientationPatient, f.PixelSpacing)

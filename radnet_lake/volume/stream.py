@@ -1,4 +1,4 @@
-"""Volumes and labels for training, as one Ray Data dataset: from shards, or straight from the lake.
+"""A lake in, a Ray Data dataset of volumes with labels out: from shards, or made from the files.
 
 The index, a small table of all series with their labels, lies in Ray's object store. Each read task
 takes a stretch of an epoch's order, loads its volumes and yields blocks of BLOCK_VOLUMES; Ray Data
@@ -40,18 +40,18 @@ from radnet_lake.volume.volume import prepare_frames
 BLOCK_VOLUMES = 16
 """Volumes of a block, 28 MB of the paper's size: a batch is a view of one, not a copy."""
 TASK_BLOCKS = 4
-"""Blocks of a read task. Longer tasks cost less; but where blocks come in order, all but the first
-of the tasks under way must be held whole.
+"""Blocks of a read task. Longer tasks cost less, but with ordered output blocks of later tasks are
+buffered until the first task ends: longer tasks need more memory.
 """
 TASKS_PER_CPU = 2
-"""One waits for its store or the consumer while the other works."""
+"""One waits for its store or the consumer while the other computes."""
 LOAD_CPUS = 0.01
-"""Logical CPUs of a task: those of a stream that its consumer lets wait must not keep another
-stream's from starting, on which the same consumer may wait.
+"""Logical CPUs of a task: so few that tasks of a paused stream do not keep those of another stream
+from starting, for which the same consumer may be waiting.
 """
 BLOCKS_AHEAD_PER_CPU = TASKS_PER_CPU * TASK_BLOCKS
 """Blocks that Ray Data may hold for each CPU of the cluster: those of the tasks under way."""
-MOST_OF_STORE = 0.5
+MAX_STORE_SHARE = 0.5
 """Share of Ray's object store that the blocks ahead may take at most."""
 
 _log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class StreamConfig(VolumeSettings):
 
     @property
     def share(self) -> slice:
-        """Which series of a batch are this worker's; some workers have one more than others."""
+        """This worker's part of a batch; some workers have one series more than others."""
         first, last = (n * self.batch // self.workers for n in (self.rank, self.rank + 1))
         return slice(first, last)
 
@@ -129,9 +129,9 @@ class SeriesIndex(NamedTuple):
     """The series of a stream, in the order of their UIDs, with labels as the lake has them now.
 
     rows: SeriesInstanceUID; sequence, view, contrast: index of the class in sql/classes.csv, -1
-    cannot be told; coverage: 1 or 0 for each class, -1 cannot be told; spacing: mm between resized
-    slices; and where volumes are stored, shard, size_bytes, position. left_out: series of the
-    training set that are wanted, but no volume of them is stored.
+    unknown; coverage: 1 or 0 for each class, -1 unknown; spacing: mm between resized slices; and
+    where volumes are stored, shard, size_bytes, position. left_out: series of the training set that
+    are wanted, but no volume of them is stored.
     """
 
     rows: pa.Table
@@ -144,7 +144,7 @@ def stream_volumes(config: StreamConfig, index: SeriesIndex | None = None) -> ra
     index: as index_series gives it, where that was asked already.
 
     Columns: volume (D, H, W) uint8; SeriesInstanceUID; epoch int64; sequence, view, contrast int64,
-    class by sql/classes.csv, -1 cannot be told; coverage (9,) float32, 0 or 1, NaN cannot be told;
+    class by sql/classes.csv, -1 unknown; coverage (9,) float32, 0 or 1, NaN unknown;
     spacing float32, mm between the resized slices, NaN unknown. Arrays are views that must not be
     written to. A series that gives no volume (source lake) is left out, with a line in the log; or,
     with config.failures, it is there with its reason, as in `volumes`.
@@ -171,7 +171,7 @@ def stream_volumes(config: StreamConfig, index: SeriesIndex | None = None) -> ra
 
 
 def index_series(config: StreamConfig) -> SeriesIndex:
-    """The series that a stream gives in each epoch, and how many it leaves out.
+    """Settings -> the series that a stream gives in each epoch, and how many it leaves out.
 
     Raises SettingError for a wrong condition, or where no series or no stored volume is left,
     LakeError where the lake is not labelled or damaged.
@@ -198,7 +198,7 @@ def index_series(config: StreamConfig) -> SeriesIndex:
 
 
 def locate_series(config: StreamConfig, labelled: pa.Table) -> SeriesIndex:
-    """As index_series, of series whose labels are given: a training run has frozen them.
+    """Series with labels, as a training run froze them -> their index; see index_series.
 
     labelled: columns of SeriesIndex.rows before shard. Raises as index_series does.
     """
@@ -246,7 +246,7 @@ def add_sizes(rows: pa.Table, lake: Lake) -> pa.Table:
 
 
 class _Job(NamedTuple):
-    """What every read task must know. index: SeriesIndex.rows in the object store."""
+    """Settings for each read task. index: SeriesIndex.rows in the object store."""
 
     lake: str
     version: int
@@ -255,7 +255,7 @@ class _Job(NamedTuple):
 
 
 class _Volumes(Datasource):  # type: ignore[misc]
-    """Ray Data source: a read task for each stretch of each epoch."""
+    """Ray Data source: a read task for each range of each epoch."""
 
     def __init__(self, config: StreamConfig, rows: pa.Table) -> None:
         super().__init__()
@@ -285,10 +285,10 @@ class _Volumes(Datasource):  # type: ignore[misc]
 
 
 def _bound(context: Any, ahead_bytes: float, source: _Volumes) -> None:
-    """Settings of this dataset alone: blocks in order, as they are yielded, few ahead."""
+    """Ray Data's settings for this dataset: blocks in order, few of them ahead."""
     share = ahead_bytes / ray.cluster_resources().get("object_store_memory", ahead_bytes)
     context.op_resource_reservation_enabled = True
-    context.override_object_store_memory_limit_fraction = min(share, MOST_OF_STORE)
+    context.override_object_store_memory_limit_fraction = min(share, MAX_STORE_SHARE)
     context.execution_options.preserve_order = True
     # Ray Data joins what is smaller, and cuts what is larger by half.
     context.target_max_block_size = int(0.9 * source.block_bytes)
@@ -321,7 +321,7 @@ def _draw_order(config: StreamConfig, n_rows: int, epoch: int) -> npt.NDArray[np
 
 
 def _load(job: _Job, epoch: int, first: int, last: int) -> Iterator[pa.Table]:
-    """Blocks of one stretch of an epoch's order."""
+    """A range of an epoch's order -> its blocks."""
     rows = ray.get(job.index)
     rows = rows.take(_draw_order(job.config, rows.num_rows, epoch)[first:last])
     load = _read_stored if job.config.source == "tensors" else _prepare
@@ -359,7 +359,7 @@ def _prepare(job: _Job, rows: pa.Table) -> Iterator[tuple[pa.Table, Voxels]]:
 
 
 class _Made(NamedTuple):
-    """A volume and its place in the rows; a blank one with the reason why there is none."""
+    """A volume and its place in the rows; a blank one with the reason where there is none."""
 
     place: int
     voxels: Voxels

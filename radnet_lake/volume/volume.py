@@ -26,10 +26,10 @@ from radnet_lake.volume.stack import find_normal, find_stack
 
 CT_LOWEST = -1024.0
 """HU; air is -1000."""
-MOST_VOXELS = 2**30
-"""That read_volume_of holds, 4 GiB; prepare_frames holds planes of the target's size only."""
+MAX_VOXELS = 2**30
+"""Of read_volume_of, 4 GiB; prepare_frames holds planes of the target's size only."""
 LOSSY_SYNTAXES = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"})
-"""JPEG Baseline and Extended; in other syntaxes LossyImageCompression tells."""
+"""JPEG Baseline and Extended; in other syntaxes LossyImageCompression states it."""
 
 
 class Volume(NamedTuple):
@@ -49,7 +49,7 @@ class Volume(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """A volume as the network takes it. The fields are columns of `volumes`: see
+    """A volume as input of the network. The fields are columns of `volumes`: see
     schema.VOLUME_FACTS; `voxels` (slices, rows, columns) is what lies in the shard."""
 
     voxels: npt.NDArray[np.uint8]
@@ -70,7 +70,7 @@ class Prepared(NamedTuple):
 
 
 class _Stack(NamedTuple):
-    """Frames along the normal, one a place, and where they lie."""
+    """Frames along the normal, one for each position, and their geometry."""
 
     frames: list[Frame]
     shape: tuple[int, int, int]
@@ -90,7 +90,7 @@ class _Slice(NamedTuple):
 
 
 def order_frames(frames: Sequence[Frame], strict: bool = True) -> list[Frame]:
-    """The frames of the main stack, along the normal, one for each place; find_stack says how.
+    """Frames -> those of the main stack along its normal, one for each position; see find_stack.
 
     Raises VolumeError no_frames, several_frames_at_a_place.
     """
@@ -98,13 +98,13 @@ def order_frames(frames: Sequence[Frame], strict: bool = True) -> list[Frame]:
 
 
 def read_volume_of(frames: Sequence[Frame], strict: bool = True) -> Volume:
-    """All slices of the main stack, in memory.
+    """Frames -> the volume of their main stack, all slices in memory.
 
     Raises VolumeError: as order_frames, for bad declarations and pixels, not_finite, and too_large
-    past MOST_VOXELS.
+    past MAX_VOXELS.
     """
     stack = _place_stack(frames, strict)
-    if math.prod(stack.shape) > MOST_VOXELS:
+    if math.prod(stack.shape) > MAX_VOXELS:
         raise VolumeError("too_large", f"{' x '.join(map(str, stack.shape))} voxels")
     values = np.empty(stack.shape, np.float32)
     padded, low, high = [], math.inf, -math.inf
@@ -135,7 +135,7 @@ def read_volume_of(frames: Sequence[Frame], strict: bool = True) -> Volume:
 def prepare_frames(
     frames: Sequence[Frame], settings: ResampleSettings, strict: bool = True
 ) -> Prepared:
-    """Resize the main stack, holding a few frames at a time. Slices of no weight are not read.
+    """Frames -> the resized volume of their main stack, a few frames at a time in memory.
 
     Raises VolumeError as read_volume_of does, but too_large for a single frame only; constant.
     """
@@ -154,7 +154,7 @@ def prepare_frames(
 
 
 def prepare_values(volume: Volume, settings: ResampleSettings) -> Prepared:
-    """Resize a volume that is in memory: the same of it as prepare_frames of its frames."""
+    """A volume in memory -> the resized volume, equal to prepare_frames of its frames."""
     depth, height, width = volume.values.shape
     stack = _Stack([], (depth, height, width), volume.position_mm, volume.steps_mm, False)
     resampler = Resampler(stack.shape, settings, volume.spacing_mm[1:])

@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 class Job(NamedTuple):
-    """What every worker of a run must know.
+    """Settings of a run, passed to each worker.
 
     nifti: folder for NIfTI files, or ''. mode, rule_set: of the labels.
     """
@@ -56,7 +56,7 @@ def _open_writer(uri: str) -> Lake:
 
 
 def prepare_chunk(job: Job, frames: pa.Table, series: pa.Table, apart: bool = False) -> Result:
-    """Prepare the volumes of a chunk and write them as a shard, which a commit must name.
+    """A chunk of series -> their volumes in a new shard, and rows; a commit must name the shard.
 
     series: SeriesInstanceUID, labels by the names of shard.LABEL_FIELDS, n_rows. frames: columns of
     Frame, paths as the lake has them, the n_rows of each series in the same order. apart: each
@@ -94,7 +94,7 @@ def prepare_chunk(job: Job, frames: pa.Table, series: pa.Table, apart: bool = Fa
 
 
 def start_row(job: Job, series: str, harvested_at: Any, n_rows: int) -> Row:
-    """What a row of `volumes` says of any series, with a volume or without."""
+    """The columns of `volumes` that a series has with a volume and without."""
     return {
         "SeriesInstanceUID": series,
         "preprocessing": job.settings.version(),
@@ -109,18 +109,18 @@ def start_row(job: Job, series: str, harvested_at: Any, n_rows: int) -> Row:
 
 
 def describe_failure(reason: str, detail: str) -> Row:
-    """What a row of `volumes` says of a series without a volume."""
+    """A reason and its detail -> the columns of `volumes` of a series without a volume."""
     is_final = reason not in schema.TRANSIENT_REASONS
     return {"reason": reason, "detail": detail[:MAX_DETAIL], "is_final": is_final}
 
 
 def to_table(rows: list[Row]) -> pa.Table:
-    """Rows as `volumes` has them; what a row does not say is NULL."""
+    """Rows -> a table with the columns of `volumes`; missing values are NULL."""
     return pa.Table.from_pylist(rows, schema.TABLES["volumes"])
 
 
 def name_file(series: str) -> str:
-    """A file name for a series; its UID comes out of a header and is not trusted."""
+    """A SeriesInstanceUID -> a file name; the UID is header text and not trusted."""
     return re.sub(r"[^0-9A-Za-z.-]", "_", series).strip(".") + ".nii.gz"
 
 

@@ -22,14 +22,14 @@ from radnet_lake.train.run_folder import METRICS
 HEADS = {head.name: head for head in read_heads()}
 PICTURES = ("confusion.png", "roc.png", "reliability.png", "spacing.png", "losses.png")
 PAPER_CONFUSION = {
-    # (truth, said): the only counts that give every printed digit.
+    # (truth, predicted): the only counts that give every printed digit.
     "sequence": ((117, 0, 0, 0, 0), (0, 47, 4, 0, 0), (0, 0, 100, 1, 0), (0, 0, 0, 27, 0),
                  (0, 3, 5, 0, 12)),
     "view": ((265, 0, 2), (0, 32, 0), (0, 0, 17)),
     "contrast": ((182, 34), (14, 86)),
 }  # fmt: skip
 PAPER_COVERAGE = {
-    # Found, missed, said wrongly, of 316 series.
+    # Found, missed, predicted wrongly, of 316 series.
     "brain": (195, 5, 0), "upper_head_neck": (38, 4, 0), "lower_head_neck": (34, 4, 0),
     "lung": (60, 4, 1), "breast": (79, 3, 1), "liver": (51, 1, 2), "kidney": (52, 0, 4),
     "intestine": (41, 5, 1), "pelvis": (53, 2, 4),
@@ -45,9 +45,9 @@ def measure_all(outcomes: list[Outcome], resamples: int = 200) -> list[Number]:
     return measure(outcomes, np.arange(len(outcomes[0].truth)), resamples, seed=1)
 
 
-def say(head: Head, said: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+def say(head: Head, predicted: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
     """Probabilities that choose these classes."""
-    return np.eye(len(head.classes))[said] * 0.6 + 0.4 / len(head.classes)
+    return np.eye(len(head.classes))[predicted] * 0.6 + 0.4 / len(head.classes)
 
 
 def draw_outcomes(
@@ -74,8 +74,8 @@ def draw_outcomes(
 @pytest.mark.parametrize("name", PAPER_CONFUSION)
 def test_definitions_give_every_digit_that_the_paper_prints_for_classes(name: str) -> None:
     head, counts = HEADS[name], np.array(PAPER_CONFUSION[name])
-    truth, said = np.repeat(np.indices(counts.shape).reshape(2, -1), counts.ravel(), axis=1)
-    numbers = measure_all([Outcome(head, truth, say(head, said))])
+    truth, predicted = np.repeat(np.indices(counts.shape).reshape(2, -1), counts.ravel(), axis=1)
+    numbers = measure_all([Outcome(head, truth, say(head, predicted))])
     for row in (*head.classes, "total"):
         printed = TABLE1[name, row]
         assert number(numbers, name, row, "accuracy").samples == printed.samples
@@ -87,12 +87,12 @@ def test_definitions_give_every_digit_that_the_paper_prints_for_classes(name: st
 
 def test_definitions_give_every_digit_that_the_paper_prints_for_coverage() -> None:
     head = HEADS["coverage"]
-    truth, said = np.zeros((2, 316, len(head.classes)), int)
+    truth, predicted = np.zeros((2, 316, len(head.classes)), int)
     for k, (found, missed, wrong) in enumerate(PAPER_COVERAGE[name] for name in head.classes):
         truth[: found + missed, k] = 1
-        said[:found, k] = 1
-        said[found + missed :][:wrong, k] = 1
-    numbers = measure_all([Outcome(head, truth, 0.2 + 0.6 * said)])
+        predicted[:found, k] = 1
+        predicted[found + missed :][:wrong, k] = 1
+    numbers = measure_all([Outcome(head, truth, 0.2 + 0.6 * predicted)])
     for row in head.classes:
         printed = TABLE1["coverage", row]
         assert number(numbers, "coverage", row, "recall").samples == printed.samples
@@ -109,9 +109,9 @@ def test_every_class_has_a_row_of_the_paper() -> None:
 def test_a_hand_computed_case() -> None:
     head = HEADS["contrast"]
     # Of No Contrast: right, right, wrong; of Contrast: right; and one that nobody knows.
-    said = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6], [0.0, 1.0]])
+    predicted = np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.4, 0.6], [0.0, 1.0]])
     spacing = Outcome(HEADS["spacing"], np.array([1, 2, np.nan, 4, 5]), np.array([1, 4, 9, 4, 3.0]))
-    numbers = measure_all([Outcome(head, np.array([0, 0, 0, 1, -1]), said), spacing])
+    numbers = measure_all([Outcome(head, np.array([0, 0, 0, 1, -1]), predicted), spacing])
     want = {"accuracy": 3 / 4, "auc": 2 / 3, "recall": 1, "precision": 1 / 2}
     for name, value in want.items():
         found = number(numbers, "contrast", "Contrast", name)
@@ -131,9 +131,9 @@ def test_coverage_is_right_only_if_all_labels_are_and_counts_only_if_all_are_kno
     head = HEADS["coverage"]
     truth = np.zeros((4, 9), int)
     truth[3, 0] = -1
-    said = np.full((4, 9), 0.1)
-    said[1, 5] = 0.5  # given: from one half on
-    numbers = measure_all([Outcome(head, truth, said)])
+    predicted = np.full((4, 9), 0.1)
+    predicted[1, 5] = 0.5  # given: from one half on
+    numbers = measure_all([Outcome(head, truth, predicted)])
     assert number(numbers, "coverage", "total", "accuracy").samples == 3
     assert number(numbers, "coverage", "total", "accuracy").value == pytest.approx(2 / 3)
     assert number(numbers, "coverage", "liver", "accuracy").value == pytest.approx(3 / 4)
@@ -146,13 +146,13 @@ def test_numbers_are_those_of_scikit_learn() -> None:
     for outcome in outcomes[:-1]:
         is_multi = outcome.head.kind == "multi"
         # Rounded, so that some are equal.
-        said = outcome.said.round(1)
-        rounded = measure_all([outcome._replace(said=said)])
+        predicted = outcome.predicted.round(1)
+        rounded = measure_all([outcome._replace(predicted=predicted)])
         for k, name in enumerate(outcome.head.classes):
             is_class = outcome.truth[:, k] if is_multi else outcome.truth == k
-            given = said[:, k] >= 0.5 if is_multi else said.argmax(axis=1) == k
+            given = predicted[:, k] >= 0.5 if is_multi else predicted.argmax(axis=1) == k
             want = {
-                "auc": roc_auc_score(is_class, said[:, k]),
+                "auc": roc_auc_score(is_class, predicted[:, k]),
                 "recall": recall_score(is_class, given),
                 "precision": precision_score(is_class, given),
             }
@@ -160,9 +160,11 @@ def test_numbers_are_those_of_scikit_learn() -> None:
                 ours = number(rounded, outcome.head.name, name, what).value
                 assert ours == pytest.approx(value), (name, what)
     bins = calibrate(outcomes[3])
-    right, said = calibration_curve(outcomes[3].truth.ravel(), outcomes[3].said.ravel(), n_bins=10)
-    np.testing.assert_allclose(bins.right, right)
-    np.testing.assert_allclose(bins.said, said)
+    share, probability = calibration_curve(
+        outcomes[3].truth.ravel(), outcomes[3].predicted.ravel(), n_bins=10
+    )
+    np.testing.assert_allclose(bins.shares, share)
+    np.testing.assert_allclose(bins.probabilities, probability)
     assert bins.answers.sum() == outcomes[3].truth.size
     assert len(numbers) == len({n[:3] for n in numbers})
 
@@ -202,9 +204,9 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     rng = np.random.default_rng(8)
     for seed in range(200):
         truth = rng.integers(0, 2, 100)
-        said = np.where(rng.random(100) < 0.8, truth, 1 - truth)
+        predicted = np.where(rng.random(100) < 0.8, truth, 1 - truth)
         numbers = measure(
-            [Outcome(head, truth, say(head, said))], np.arange(100), resamples=200, seed=seed
+            [Outcome(head, truth, say(head, predicted))], np.arange(100), resamples=200, seed=seed
         )
         total = number(numbers, "contrast", "total", "accuracy")
         hits += total.low <= 0.8 <= total.high
@@ -214,7 +216,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
 def test_series_of_one_patient_do_not_feign_certainty() -> None:
     outcomes = draw_outcomes(50, seed=4, skill=0.4)
     repeated = [
-        o._replace(truth=np.repeat(o.truth, 8, 0), said=np.repeat(o.said, 8, 0)) for o in outcomes
+        o._replace(truth=np.repeat(o.truth, 8, 0), predicted=np.repeat(o.predicted, 8, 0))
+        for o in outcomes
     ]
     patients = np.repeat(np.arange(50), 8)
     once = measure(outcomes, np.arange(50), 300, seed=0)
@@ -282,7 +285,7 @@ def test_what_does_not_exist_is_a_dash_in_the_table_and_empty_in_the_file() -> N
     assert "unknown: contrast 3, spacing 3 series" in text
     (row,) = [line for line in text.splitlines() if "| T2-FLAIR " in line]
     cells = [cell.strip() for cell in row.split("|")]
-    # No sample: neither ranked nor found; and it may have been said, wrongly.
+    # No sample: neither ranked nor found; and it may have been predicted, wrongly.
     assert (cells[3], cells[5], cells[6]) == ("0", "-", "-")
     assert "nan" not in format_csv(numbers)
 
@@ -324,9 +327,9 @@ def test_markdown_and_csv_say_the_same() -> None:
 def test_only_what_is_whole_is_said_to_be() -> None:
     head = HEADS["contrast"]
     truth = np.tile([0, 1], 2000)
-    said = truth.copy()
-    said[0] = 1
-    text = format_markdown(measure_all([Outcome(head, truth, say(head, said))]), make_facts())
+    predicted = truth.copy()
+    predicted[0] = 1
+    text = format_markdown(measure_all([Outcome(head, truth, say(head, predicted))]), make_facts())
     assert "| contrast, accuracy | 99.9 % |" in text
 
 

@@ -14,7 +14,8 @@ import torch
 import radnet_lake
 from radnet_lake.cli.app import main
 from radnet_lake.errors import CheckpointError, LakeError, SettingError
-from radnet_lake.evaluate.predict import PredictConfig, PredictReport, predict
+from radnet_lake.evaluate.evaluate import EvaluateConfig, evaluate
+from radnet_lake.evaluate.predict import PredictConfig, PredictReport, predict, read_model
 from radnet_lake.harvest.harvest import HarvestConfig, harvest
 from radnet_lake.label.label import LabelConfig, label
 from radnet_lake.lake.log import create_lake, open_lake
@@ -271,6 +272,16 @@ def test_what_cannot_be_predicted_is_told_with_the_remedy(
     other = write_run(tmp_path / "run", 9, str(made.lake)).run
     with pytest.raises(SettingError, match=f"(?s){told}"):
         run(made, made.lake, **{"run": other} | settings)
+
+
+def test_a_published_file_is_the_model_of_its_run(made: Made, tmp_path: Path) -> None:
+    file = tmp_path / "radnet10.safetensors"
+    file.write_bytes(RunFolder(made.run).folder.read("checkpoints/best.safetensors"))
+    published, own = read_model(str(file), "best"), read_model(made.run, "best")
+    assert published.run == "radnet10"
+    assert (published.digest, published.classes) == (own.digest, own.classes)
+    with pytest.raises(SettingError, match="is a file of weights; give the folder of its run"):
+        evaluate(EvaluateConfig(str(file)))
 
 
 def test_a_damaged_or_outdated_checkpoint_is_told(made: Made, tmp_path: Path) -> None:

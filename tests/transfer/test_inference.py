@@ -171,6 +171,18 @@ def test_a_run_gives_its_models_with_the_refining_run_beside(tmp_path: Path) -> 
     np.testing.assert_array_equal(mask, ORGAN)
 
 
+def test_a_published_file_gives_its_model_without_a_folder(tmp_path: Path) -> None:
+    run = write_run(str(tmp_path / "run"), "cases")
+    file = tmp_path / "liver.safetensors"
+    file.write_bytes(run.folder.read("checkpoints/best.safetensors"))
+    trained = read_trained(str(file))
+    assert trained.cases == CASES
+    models = build_models(trained)
+    assert models.regions is None
+    (mask,) = segment(models, ORGAN)
+    np.testing.assert_array_equal(mask, *segment(build_models(read_trained(run.uri)), ORGAN))
+
+
 def test_runs_of_the_other_pass_and_runs_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     first = write_run(str(tmp_path / "first"), "cases")
     second = write_run(str(tmp_path / "second"), "cases", refine=True)
