@@ -47,7 +47,7 @@ class PredictConfig(CommitSettings, CheckpointSettings):
     """Settings of one prediction."""
 
     run: str
-    """folder or s3://bucket/prefix of a training run"""
+    """folder or s3://bucket/prefix of a training run, or a copy of its best.safetensors"""
     where: str = ""
     """SQL condition over series, and split of training_set, as "sequence is null" (default: every
     series that is in, or out only for nodesc, time, seq, stir, view or conflict)"""
