@@ -102,7 +102,7 @@ class RunFolder(OutputFolder):
         return self.read_json("config.json")
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Keep the settings; from then on the folder is a run."""
+        """Write the settings; from then on the folder is a run."""
         self.write_json("config.json", config)
 
     def read_run(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class RunFolder(OutputFolder):
         return self.read_json("run.json")
 
     def write_run(self, run: dict[str, Any]) -> None:
-        """Keep the provenance of the run."""
+        """Write the provenance of the run."""
         self.write_json("run.json", run)
 
     def read_series(self) -> pa.Table:

@@ -18,8 +18,8 @@ ORIENTATION_TOLERANCE = 0.001
 PIXEL_SPACING_TOLERANCE = 0.001
 MERGE_DISTANCE_MM = 0.05
 MAX_STACK_ORIENTATIONS = 256
-"""As sql/thresholds.csv has them, where their units and sources are: what labelling kept is
-ordered as it was measured."""
+"""Of sql/thresholds.csv, with units and sources: the same as in labelling, so that a series that
+labelling kept gives the stack that it measured."""
 
 
 def find_stack(frames: Sequence[Frame], strict: bool) -> tuple[list[Frame], Vector]:
@@ -101,8 +101,8 @@ def _find_main(
 ) -> tuple[npt.NDArray[np.intp], int]:
     """Indices of the frames of the largest stack, and of one that it is measured by.
 
-    As sql/2_rollup/65_stack.sql: the most frequent orientation and spacing starts a stack, others
-    join one within tolerance, or start their own.
+    As sql/2_rollup/65_stack_orientation.sql: the most frequent orientation and spacing starts a
+    stack, others join one within tolerance, or start their own.
     """
     space = max(f.FrameOfReferenceUID or "" for f in images)
     codes: dict[Any, int] = {}
