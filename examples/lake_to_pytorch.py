@@ -43,7 +43,7 @@ def train(lake: str, epochs: int) -> list[float]:
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-            total, count = total + float(loss) * len(planes), count + len(planes)
+            total, count = total + float(loss.detach()) * len(planes), count + len(planes)
         losses.append(total / count)
         print(f"epoch {epoch + 1}: loss {losses[-1]:.3f} over {count} series")
     return losses
