@@ -38,12 +38,12 @@ def test_arguments_stand_before_flags_or_after(
     given = {"RUN": str(tmp_path / "run"), "IMAGE": "ct.nii.gz", "OUT": str(tmp_path / "out")}
     words = [given.get(word, word) for word in order.split()]
     assert main(["liver", "segment", *words]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith(f"error: {tmp_path}/run: is no run folder")
+    stated = capsys.readouterr().err
+    assert stated.startswith(f"error: {tmp_path}/run: is no run folder")
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "stated"),
     [
         (["harvest", "--lake", "lake"], "arguments are required"),
         (["harvests"], "invalid choice: 'harvests'"),
@@ -53,11 +53,11 @@ def test_arguments_stand_before_flags_or_after(
     ],
 )
 def test_a_wrong_word_is_told_with_its_usage(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], stated: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 2
     told_all = capsys.readouterr().err
     assert told_all.startswith("usage: radnet-lake")
-    assert told in told_all
+    assert stated in told_all

@@ -310,8 +310,8 @@ def test_markdown_and_csv_say_the_same() -> None:
         for place, name in enumerate(("accuracy", "auc", "recall", "precision"), 3):
             row = rows[label, cells[1], name]
             shown = cells[place].replace("(", "").replace(")", "").replace("to", "").split()
-            told = [row[column] for column in ("value", "low", "high")][: len(shown)]
-            for a, b in zip(shown, told, strict=True):
+            stated = [row[column] for column in ("value", "low", "high")][: len(shown)]
+            for a, b in zip(shown, stated, strict=True):
                 assert float(a) == pytest.approx(100 * float(b), abs=0.0501)
             assert float(cells[place + 5]) == pytest.approx(100 * float(row["paper"]), abs=1e-9)
             assert float(cells[place + 5]) == getattr(printed, name)

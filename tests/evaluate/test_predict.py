@@ -128,7 +128,7 @@ def run(made: Made, lake: Path | str, **settings: Any) -> PredictReport:
 
 
 @pytest.fixture(scope="module")
-def told(made: Made) -> dict[str, dict[str, Any]]:
+def stated(made: Made) -> dict[str, dict[str, Any]]:
     """What the command predicts of the whole lake: SeriesInstanceUID -> row, with features."""
     assert main(["predict", "--run", made.run, "--lake", str(made.lake)]) == 0
     rows = ask(
@@ -140,7 +140,7 @@ def told(made: Made) -> dict[str, dict[str, Any]]:
 
 
 def test_predictions_are_what_the_network_says_of_the_stored_volumes(
-    made: Made, told: dict[str, dict[str, Any]]
+    made: Made, stated: dict[str, dict[str, Any]]
 ) -> None:
     network, lake = build_network(made.state), open_lake(str(made.lake))
     stored = ask(made.lake, "select SeriesInstanceUID, shard, position from volumes")
@@ -150,7 +150,7 @@ def test_predictions_are_what_the_network_says_of_the_stored_volumes(
         volume = read_volumes(lake, place["shard"], [place["position"]])
         with torch.inference_mode():
             output = network(torch.from_numpy(volume)[:, None])
-        row = told[place["SeriesInstanceUID"]]
+        row = stated[place["SeriesInstanceUID"]]
         for name in ("sequence", "view", "contrast"):
             shares = output.logits[name][0].softmax(0)
             expected = dict(zip(classes[name], shares.tolist(), strict=True))
@@ -168,30 +168,32 @@ def test_predictions_are_what_the_network_says_of_the_stored_volumes(
         np.testing.assert_allclose(row["features"], output.features[0], rtol=1e-3, atol=1e-4)
         assert len(row["features"]) == 1000
     # The network tells volumes apart, or all this says little.
-    assert np.ptp([row["sequence_probability"] for row in told.values() if not row["reason"]]) > 0.1
+    assert (
+        np.ptp([row["sequence_probability"] for row in stated.values() if not row["reason"]]) > 0.1
+    )
 
 
 def test_series_out_for_their_headers_alone_are_predicted(
-    made: Made, told: dict[str, dict[str, Any]]
+    made: Made, stated: dict[str, dict[str, Any]]
 ) -> None:
     out = ask(made.lake, "select SeriesInstanceUID, exclusions from series")
     harmless = {"nodesc", "time", "seq", "stir", "view", "conflict"}
-    assert set(told) == {r["SeriesInstanceUID"] for r in out if harmless >= {*r["exclusions"]}}
+    assert set(stated) == {r["SeriesInstanceUID"] for r in out if harmless >= {*r["exclusions"]}}
     assert {r["excluded_by"] for r in ask(made.lake, "from series")} > {"nodesc", "time", "geom"}
     filled = ask(made.lake, f"from filled_labels where SeriesInstanceUID = '{SILENT}'")
     assert [(row["label"], row["value"]) for row in filled] == [
-        ("sequence", told[SILENT]["sequence"])
+        ("sequence", stated[SILENT]["sequence"])
     ]
-    assert (told[DAMAGED]["reason"], told[DAMAGED]["is_final"]) == ("truncated_pixels", True)
-    assert told[DAMAGED]["sequence"] is None
-    assert told[DAMAGED]["features"] is None
+    assert (stated[DAMAGED]["reason"], stated[DAMAGED]["is_final"]) == ("truncated_pixels", True)
+    assert stated[DAMAGED]["sequence"] is None
+    assert stated[DAMAGED]["features"] is None
 
 
 def test_a_second_run_predicts_nothing_and_failures_are_tried_again_when_asked(
-    made: Made, told: dict[str, dict[str, Any]], tmp_path: Path
+    made: Made, stated: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     again = run(made, made.lake)
-    assert (again.known, again.known_failed, again.wanted) == (len(told), 1, len(told))
+    assert (again.known, again.known_failed, again.wanted) == (len(stated), 1, len(stated))
     where = f"SeriesInstanceUID in ('{SILENT}', '{DAMAGED}')"
     once_more = run(made, copy(made, tmp_path), where=where, retry=True)
     assert (once_more.known, dict(once_more.reasons)) == (1, {"truncated_pixels": 1})
@@ -199,7 +201,7 @@ def test_a_second_run_predicts_nothing_and_failures_are_tried_again_when_asked(
 
 @pytest.mark.slow
 def test_files_give_the_predictions_of_the_stored_volumes(
-    made: Made, told: dict[str, dict[str, Any]], tmp_path: Path
+    made: Made, stated: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     lake, second = copy(made, tmp_path / "first"), copy(made, tmp_path / "second")
     other = write_run(tmp_path / "run", 2, lake)
@@ -217,11 +219,11 @@ def test_files_give_the_predictions_of_the_stored_volumes(
         assert one["slices"] == same["slices"] == SETTINGS.slices
     # The first network's predictions stay beside them.
     counts = ask(second, "select checkpoint, count(*) as n from predictions group by all")
-    assert sorted(row["n"] for row in counts) == sorted([stored.predicted, len(told)])
+    assert sorted(row["n"] for row in counts) == sorted([stored.predicted, len(stated)])
 
 
 def test_an_interrupted_run_keeps_what_it_committed_and_is_finished_by_the_next(
-    made: Made, told: dict[str, dict[str, Any]], tmp_path: Path
+    made: Made, stated: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     lake = copy(made, tmp_path)
     other = write_run(tmp_path / "run", 3, lake)
@@ -232,7 +234,7 @@ def test_an_interrupted_run_keeps_what_it_committed_and_is_finished_by_the_next(
 
     with pytest.raises(KeyboardInterrupt):
         predict(PredictConfig(run=other.run, lake=lake, source="tensors"), interrupt)
-    mine = f"where checkpoint <> '{told[SILENT]['checkpoint']}'"
+    mine = f"where checkpoint <> '{stated[SILENT]['checkpoint']}'"
     kept = ask(lake, f"select SeriesInstanceUID from predictions {mine}")
     assert kept
     assert len(ask(lake, f"from features {mine}")) == len(kept)
@@ -241,7 +243,7 @@ def test_an_interrupted_run_keeps_what_it_committed_and_is_finished_by_the_next(
 
 
 def test_a_series_whose_files_changed_is_predicted_anew(
-    made: Made, told: dict[str, dict[str, Any]], tmp_path: Path
+    made: Made, stated: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     lake = open_lake(copy(made, tmp_path))
     changed = f"if(SeriesInstanceUID = '{SILENT}', n_frames + 1, n_frames) as n_frames"
@@ -250,12 +252,12 @@ def test_a_series_whose_files_changed_is_predicted_anew(
     old = [part.name for part in lake.snapshot.of("series")]
     lake.commit(add=[lake.write_part("series", rows, "made")], remove=old)
     report = run(made, lake.uri)
-    assert (report.predicted, report.known) == (1, len(told) - 1)
-    assert len(ask(lake.uri, "from predictions")) == len(told)
+    assert (report.predicted, report.known) == (1, len(stated) - 1)
+    assert len(ask(lake.uri, "from predictions")) == len(stated)
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "stated"),
     [
         ({"run": "/nowhere"}, "is no run folder"),
         ({"checkpoint": "last"}, "no checkpoint of that name"),
@@ -267,10 +269,10 @@ def test_a_series_whose_files_changed_is_predicted_anew(
     ],
 )
 def test_what_cannot_be_predicted_is_told_with_the_remedy(
-    made: Made, settings: dict[str, Any], told: str, tmp_path: Path
+    made: Made, settings: dict[str, Any], stated: str, tmp_path: Path
 ) -> None:
     other = write_run(tmp_path / "run", 9, str(made.lake)).run
-    with pytest.raises(SettingError, match=f"(?s){told}"):
+    with pytest.raises(SettingError, match=f"(?s){stated}"):
         run(made, made.lake, **{"run": other} | settings)
 
 

@@ -96,8 +96,11 @@ def see(series: Row, checkpoint: str = "first", **changes: Any) -> Row:
 def write(lake: Lake, columns: pa.Schema, series: list[Row], predictions: list[Row]) -> None:
     """Put rows into a lake, as `label` and `predict` do."""
     known = pa.Table.from_pylist(series, columns)
-    told = pa.Table.from_pylist(predictions, schema.TABLES["predictions"])
-    parts = [lake.write_part("series", known, "made"), lake.write_part("predictions", told, "made")]
+    stated = pa.Table.from_pylist(predictions, schema.TABLES["predictions"])
+    parts = [
+        lake.write_part("series", known, "made"),
+        lake.write_part("predictions", stated, "made"),
+    ]
     old = [p.name for p in lake.snapshot.of("series")]
     lake.commit(add=parts, remove=old, labels={"mode": "default", "rule_set": "", "at": ""})
 
@@ -133,7 +136,7 @@ def test_wrong_headers_come_first(
         spoilt[row["SeriesInstanceUID"], "spacing"] = None
         row["slice_spacing_mm"] *= 3
     write(lake, columns, headers, [see(row) for row in truth])
-    found, counts, told = ask(
+    found, counts, stated = ask(
         lake,
         "select SeriesInstanceUID, label from audit limit 50",
         "select count(*), count(distinct (SeriesInstanceUID, label)) from audit",
@@ -145,7 +148,7 @@ def test_wrong_headers_come_first(
     # Every label of every series is compared, once.
     assert counts == [(1000, 1000)]
     wrong, right = headers[0]["sequence"], truth[0]["sequence"]
-    assert told == [(wrong, right, "SEQ-SE-TR-TE", "numeric", 0.0)]
+    assert stated == [(wrong, right, "SEQ-SE-TR-TE", "numeric", 0.0)]
 
 
 def test_what_cannot_be_compared_or_was_judged_is_left_out(
@@ -234,16 +237,16 @@ def test_predictions_end_with_their_series(columns: pa.Schema, tmp_path: Path) -
         ]
         table = pa.Table.from_pylist(stored, schema.TABLES["features"])
         lake.commit(add=[lake.write_part("features", table, "made")])
-    told = "select SeriesInstanceUID, run from predictions order by all"
+    stated = "select SeriesInstanceUID, run from predictions order by all"
     marks = "select SeriesInstanceUID, features from features order by all"
     write(lake, columns, series[:2], [])
-    before = ask(lake, told, marks)
+    before = ask(lake, stated, marks)
     assert before == [
         [("1.2.0", "again"), ("1.2.1", None)],
         [("1.2.0", [1.0, 13.0]), ("1.2.1", [1.0, 12.0])],
     ]
     assert compact(CompactConfig(lake.uri, grace_hours=0)).rows_dropped == 4
-    assert ask(lake, told, marks) == before
+    assert ask(lake, stated, marks) == before
     for table in ("predictions", "features"):
         parts = open_lake(lake.uri).snapshot.of(table)
         assert sum(p.rows for p in parts) == 2

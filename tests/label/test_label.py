@@ -139,7 +139,7 @@ def test_no_patient_is_in_two_parts_of_the_training_set(lake: str) -> None:
 
 def test_label_counts_are_those_of_the_training_set(lake: str) -> None:
     with radnet_lake.connect(lake) as connection:
-        told = connection.execute(
+        stated = connection.execute(
             "select value, total, train + validation + test from label_counts"
             " where division = 'hash' and label = 'sequence'"
         ).fetchall()
@@ -148,8 +148,8 @@ def test_label_counts_are_those_of_the_training_set(lake: str) -> None:
                 "select sequence, count(*) from training_set group by all"
             ).fetchall()
         )
-    assert {v: n for v, n, _ in told if n} == counted
-    assert all(n == total for _, n, total in told)
+    assert {v: n for v, n, _ in stated if n} == counted
+    assert all(n == total for _, n, total in stated)
 
 
 def test_every_column_of_the_label_views_is_described(lake: str) -> None:
@@ -166,14 +166,14 @@ def test_explain_says_rule_evidence_losers_and_reason(
     truth: list[dict[str, str]], lake: str
 ) -> None:
     mip = next(row for row in truth if row["oddity"] == "mip" or row["excluded_by"] == "stir")
-    told = explain(ExplainConfig(series=mip["SeriesInstanceUID"], lake=lake))
-    assert f"sequence: {mip['sequence']}   [SEQ-" in told
-    assert "because " in told
-    assert f"excluded by {mip['excluded_by']}" in told
-    assert json.dumps(mip["SeriesDescription"], ensure_ascii=False) in told
+    stated = explain(ExplainConfig(series=mip["SeriesInstanceUID"], lake=lake))
+    assert f"sequence: {mip['sequence']}   [SEQ-" in stated
+    assert "because " in stated
+    assert f"excluded by {mip['excluded_by']}" in stated
+    assert json.dumps(mip["SeriesDescription"], ensure_ascii=False) in stated
     kept = next(row for row in truth if not row["excluded_by"])
-    told = explain(ExplainConfig(series=kept["SeriesInstanceUID"], lake=lake))
-    assert "included: nothing excludes it" in told
+    stated = explain(ExplainConfig(series=kept["SeriesInstanceUID"], lake=lake))
+    assert "included: nothing excludes it" in stated
     with pytest.raises(SettingError, match="no such series"):
         explain(ExplainConfig(series="1.2.3", lake=lake))
 
@@ -247,9 +247,9 @@ def test_hostile_descriptions_are_labelled_and_shown_without_harm(
     with radnet_lake.connect(str(lake)) as connection:
         uids = connection.execute("select SeriesInstanceUID from series").fetchall()
     for (uid,) in uids:
-        told = explain(ExplainConfig(series=uid, lake=str(lake)))
-        assert "\x1b" not in told
-        assert "\u202e" not in told
+        stated = explain(ExplainConfig(series=uid, lake=str(lake)))
+        assert "\x1b" not in stated
+        assert "\u202e" not in stated
 
 
 def test_questions_before_labelling_name_the_remedy(

@@ -60,9 +60,9 @@ def test_an_override_is_kept_with_who_when_and_why(tmp_path: Path) -> None:
     lake = make_lake(tmp_path)
     assert read_overrides(lake).num_rows == read_overrides(None).num_rows == 0
     before = datetime.datetime.now(datetime.UTC).replace(tzinfo=None)
-    told = say(lake, label="coverage", value="", who='A. "R"', why="seen;\nthrice")
+    stated = say(lake, label="coverage", value="", who='A. "R"', why="seen;\nthrice")
     (row,) = read_overrides(lake).to_pylist()
-    assert row["file"] in told
+    assert row["file"] in stated
     assert (row["value"], row["who"], row["why"]) == ("", 'A. "R"', "seen;\nthrice")
     assert before <= row["when"] <= before + datetime.timedelta(minutes=1)
     say(lake, label="coverage", value="pelvis|BRAIN")
@@ -222,7 +222,7 @@ def decide(rollup_columns: pa.Schema) -> Any:
 
 def test_the_latest_word_on_a_series_wins_over_every_rule(decide: Any) -> None:
     series = [{"SeriesInstanceUID": f"1.{n}", "SeriesDescription": "CHEST"} for n in range(4)]
-    told = decide(
+    stated = decide(
         series,
         (
             "1.0,view,coronal,A.,2026-01-01,first",
@@ -238,14 +238,14 @@ def test_the_latest_word_on_a_series_wins_over_every_rule(decide: Any) -> None:
         ),
     )
     second = {"who": "B.", "when": "2026-01-02 00:00:00", "why": "second"}
-    assert told["1.0", "view"] == ("sagittal", "SITE-SERIES-VIEW", False, second)
-    assert ("1.1", "view") not in told
-    assert told["1.2", "view"][:3] == (None, "SITE-SERIES-VIEW", False)
-    assert told["1.2", "coverage"][:2] == ("", "SITE-SERIES-COVERAGE")
-    assert [told["1.3", name][0] for name in ("sequence", "contrast", "time_series")] == [
+    assert stated["1.0", "view"] == ("sagittal", "SITE-SERIES-VIEW", False, second)
+    assert ("1.1", "view") not in stated
+    assert stated["1.2", "view"][:3] == (None, "SITE-SERIES-VIEW", False)
+    assert stated["1.2", "coverage"][:2] == ("", "SITE-SERIES-COVERAGE")
+    assert [stated["1.3", name][0] for name in ("sequence", "contrast", "time_series")] == [
         "OTHER", "true", "true",
     ]  # fmt: skip
-    assert {uid for uid, _ in told} == {"1.0", "1.2", "1.3"}
+    assert {uid for uid, _ in stated} == {"1.0", "1.2", "1.3"}
 
 
 @pytest.mark.parametrize(
@@ -265,13 +265,13 @@ def test_the_latest_word_on_a_series_wins_over_every_rule(decide: Any) -> None:
 def test_a_protocol_reads_the_text_that_it_names(
     decide: Any, match_on: str, column: str, value: Any
 ) -> None:
-    told = decide(
+    stated = decide(
         [{"SeriesInstanceUID": "1.1", column: value}, {"SeriesInstanceUID": "1.2"}],
         (),
         {"match_on": match_on, "pattern": r"fLAir\d?$", "modality": "ct"},
         {"match_on": match_on, "pattern": "FLAIR", "protocol": "of MR", "modality": "MR"},
     )
-    ((key, (answer, rule, conflict, evidence)),) = told.items()
+    ((key, (answer, rule, conflict, evidence)),) = stated.items()
     assert key == ("1.1", "sequence")
     assert (answer, rule, conflict) == ("T2-FLAIR", "SITE-PROTOCOL-SEQUENCE", False)
     assert evidence.pop("protocol") == "brain"
@@ -284,12 +284,12 @@ def test_a_protocol_reads_the_text_that_it_names(
 
 def test_patterns_are_patterns_and_never_sql(decide: Any) -> None:
     hostile = "'; drop table stage.series; --"
-    told = decide(
+    stated = decide(
         [{"SeriesInstanceUID": "1.1", "SeriesDescription": f"x{hostile.upper()}"}],
         (),
         {"pattern": hostile, "protocol": hostile, "why": "$$ ' {} %s"},
     )
-    assert told["1.1", "sequence"][3]["protocol"] == hostile
+    assert stated["1.1", "sequence"][3]["protocol"] == hostile
 
 
 @pytest.mark.long
@@ -299,27 +299,27 @@ def test_a_protocol_holds_between_its_dates(decide: Any) -> None:
         {"SeriesInstanceUID": f"1.{n}", "SeriesDescription": "FLAIR", "StudyDate": day}
         for n, day in enumerate([*map(datetime.date.fromisoformat, days), None])
     ]
-    told = decide(series, (), {"valid_from": "2020-06-01", "valid_to": "2020-12-31"})
-    assert sorted(uid for uid, _ in told) == ["1.1", "1.2"]
+    stated = decide(series, (), {"valid_from": "2020-06-01", "valid_to": "2020-12-31"})
+    assert sorted(uid for uid, _ in stated) == ["1.1", "1.2"]
     assert len(decide(series, (), {})) == 5
 
 
 def test_protocols_that_disagree_give_no_answer_and_show_both(decide: Any) -> None:
     series = [{"SeriesInstanceUID": f"1.{n}", "SeriesDescription": "AX FLAIR"} for n in range(2)]
-    told = decide(
+    stated = decide(
         series,
         ("1.1,sequence,STIR,A.,2026-01-01,seen",),
         {"contrast": "true", "view": "axial", "time_series": "false"},
         {"protocol": "old", "pattern": "^AX", "sequence": "T1-FLAIR", "contrast": "true"},
     )
-    value, rule, conflict, evidence = told["1.0", "sequence"]
+    value, rule, conflict, evidence = stated["1.0", "sequence"]
     assert (value, rule, conflict) == (None, "SITE-PROTOCOL-SEQUENCE", True)
     assert evidence["protocol"] == "brain; old"
     assert evidence["says"] == "T2-FLAIR; T1-FLAIR"
-    assert told["1.1", "sequence"][:3] == ("STIR", "SITE-SERIES-SEQUENCE", False)
-    assert told["1.0", "contrast"][:3] == ("true", "SITE-PROTOCOL-CONTRAST", False)
-    assert told["1.0", "view"][:3] == ("axial", "SITE-PROTOCOL-VIEW", False)
-    assert told["1.0", "time_series"][:3] == ("false", "SITE-PROTOCOL-TIME", False)
+    assert stated["1.1", "sequence"][:3] == ("STIR", "SITE-SERIES-SEQUENCE", False)
+    assert stated["1.0", "contrast"][:3] == ("true", "SITE-PROTOCOL-CONTRAST", False)
+    assert stated["1.0", "view"][:3] == ("axial", "SITE-PROTOCOL-VIEW", False)
+    assert stated["1.0", "time_series"][:3] == ("false", "SITE-PROTOCOL-TIME", False)
 
 
 @pytest.mark.long
@@ -328,8 +328,8 @@ def test_a_later_row_about_the_same_texts_replaces_a_protocol(decide: Any) -> No
     later = {"when": "2026-02-01T12:00"}
     assert decide(series, (), {}, {**later, "sequence": "STIR"})["1.1", "sequence"][0] == "STIR"
     assert decide(series, (), {}, {**later, "sequence": "rules"}) == {}
-    told = decide(series, (), {**later, "sequence": "unknown"}, {})
-    assert told["1.1", "sequence"][:3] == (None, "SITE-PROTOCOL-SEQUENCE", False)
+    stated = decide(series, (), {**later, "sequence": "unknown"}, {})
+    assert stated["1.1", "sequence"][:3] == (None, "SITE-PROTOCOL-SEQUENCE", False)
 
 
 @pytest.mark.long
@@ -350,9 +350,9 @@ def test_every_registered_site_rule_decides(decide: Any) -> None:
     values = dict(zip(LABELS, ("OTHER", "oblique", "true", "brain", "true"), strict=True))
     series = [{"SeriesInstanceUID": f"1.{n}", "SeriesDescription": "FLAIR"} for n in range(2)]
     lines = (f"1.1,{name},{value},A.,2026-01-01,x" for name, value in values.items())
-    told = decide(series, tuple(lines), values)
+    stated = decide(series, tuple(lines), values)
     rules = sql_files.read_csv(schema.SQL_DIR / "rules" / "site.csv")
-    deciding = {(rule, name) for (_, name), (_, rule, *_) in told.items()}
+    deciding = {(rule, name) for (_, name), (_, rule, *_) in stated.items()}
     assert deciding == {(row["rule_id"], row["label"]) for row in rules}
 
 
@@ -420,9 +420,9 @@ def test_a_lake_labelled_with_what_people_said(
     assert rows[1:] == [("x 1", True, True), ("x 2", False, True)]
     assert rows[0][2] is not True
     assert unmatched == []
-    told = explain(ExplainConfig(series="1.2.3.1", lake=uri))
-    assert "contrast: yes   [SITE-SERIES-CONTRAST, site]" in told
-    assert 'who = "A."' in told
+    stated = explain(ExplainConfig(series="1.2.3.1", lake=uri))
+    assert "contrast: yes   [SITE-SERIES-CONTRAST, site]" in stated
+    assert 'who = "A."' in stated
     capsys.readouterr()
     protocols(ProtocolsConfig(lake=uri, format="csv"))
     listed = list(csv.DictReader(capsys.readouterr().out.splitlines()))

@@ -31,7 +31,7 @@ def test_spreadsheets_and_programs_are_read_alike() -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "stated"),
     [
         (
             f"1.2.3.1,{SECRET},axial,A.,2026-01-31,seen",
@@ -56,12 +56,12 @@ def test_spreadsheets_and_programs_are_read_alike() -> None:
     ],
 )
 def test_a_bad_row_is_refused_by_file_line_and_column_without_its_text(
-    line: str, told: str
+    line: str, stated: str
 ) -> None:
     with pytest.raises(SettingError) as refusal:
         parse_overrides(GOOD, "", GOOD.replace("seen", '"two\nlines"'), line)
     assert str(refusal.value).startswith("a.csv: line 6: ")
-    assert told in str(refusal.value)
+    assert stated in str(refusal.value)
     assert "correct it" in str(refusal.value)
     assert "Quill" not in str(refusal.value)
     assert refusal.value.exit_status == 2
@@ -70,13 +70,13 @@ def test_a_bad_row_is_refused_by_file_line_and_column_without_its_text(
 def test_all_bad_lines_of_a_file_are_told_at_once() -> None:
     with pytest.raises(SettingError) as refusal:
         parse_overrides(*["1.2.3.1,view,,A.,2026-01-31,seen", GOOD, "1.2.3.1,x,,A.,,"] * 2)
-    told = str(refusal.value)
-    assert "lines 2, 5: value: found nothing" in told
-    assert "lines 4, 7: when: found nothing" in told
+    stated = str(refusal.value)
+    assert "lines 2, 5: value: found nothing" in stated
+    assert "lines 4, 7: when: found nothing" in stated
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "stated"),
     [
         (b"", "line 1: the header lacks SeriesInstanceUID, label"),
         (HEADER.replace("when", "date").encode(), "line 1: the header lacks when"),
@@ -85,8 +85,8 @@ def test_all_bad_lines_of_a_file_are_told_at_once() -> None:
         (f"{HEADER}\n{GOOD}".encode("utf-16"), "line 1: not UTF-8"),
     ],
 )
-def test_what_is_no_such_file_is_refused(data: bytes, told: str) -> None:
-    with pytest.raises(SettingError, match=told):
+def test_what_is_no_such_file_is_refused(data: bytes, stated: str) -> None:
+    with pytest.raises(SettingError, match=stated):
         read_rows(data, OVERRIDES, "a.csv")
 
 
@@ -102,7 +102,7 @@ def test_any_text_survives_being_stored(who: str, why: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "stated"),
     [
         ({"pattern": "flair(?=ax)"}, r"pattern: not an RE2 regular expression (invalid perl op"),
         ({"pattern": f"({SECRET}"}, r"pattern: not an RE2 regular expression (missing ))"),
@@ -118,8 +118,8 @@ def test_any_text_survives_being_stored(who: str, why: str) -> None:
         ({"approved_by": ""}, "approved_by: found nothing"),
     ],
 )
-def test_a_bad_protocol_is_refused_by_line_and_column(change: dict[str, str], told: str) -> None:
+def test_a_bad_protocol_is_refused_by_line_and_column(change: dict[str, str], stated: str) -> None:
     with pytest.raises(SettingError) as refusal:
         read_rows(write_protocols({}, {"protocol": SECRET, **change}), PROTOCOLS, "p.csv")
-    assert str(refusal.value).startswith(f"p.csv: line 3: {told}")
+    assert str(refusal.value).startswith(f"p.csv: line 3: {stated}")
     assert "Quill" not in str(refusal.value)

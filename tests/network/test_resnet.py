@@ -291,7 +291,7 @@ def test_bottlenecks_begin_as_their_shortcut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "stated"),
     [
         ({"depth": 20}, "--depth: 20 is unknown; use 10, 18, 34, 50, 101"),
         ({"norm": "layer"}, "--norm"),
@@ -302,8 +302,8 @@ def test_bottlenecks_begin_as_their_shortcut() -> None:
         ({"features": 10**9}, "--features"),
     ],
 )
-def test_wrong_settings_are_told(wrong: dict[str, object], told: str) -> None:
-    with pytest.raises(SettingError, match=told):
+def test_wrong_settings_are_told(wrong: dict[str, object], stated: str) -> None:
+    with pytest.raises(SettingError, match=stated):
         NetworkSettings(**wrong)
 
 

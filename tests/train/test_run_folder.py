@@ -1,4 +1,4 @@
-"""A run's folder: what is written is read again, and what is no run is told."""
+"""A run's folder: what is written is read again, and what is no run is refused."""
 
 import resource
 from pathlib import Path

@@ -217,10 +217,10 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(
     flags = ["--depth", "10", "--width", "4", "--batch", "8", "--learning-rate", "1e30"]
     status = main(["train", "--lake", lake.uri, "--out", str(out), "--warmup", "0", *flags])
     assert status == 1
-    told = capsys.readouterr().err.strip().splitlines()
-    assert told[-1].startswith("error: epoch 0, step ")
-    assert "not finite" in told[-1]
-    assert "Traceback" not in "".join(told)
+    stated = capsys.readouterr().err.strip().splitlines()
+    assert stated[-1].startswith("error: epoch 0, step ")
+    assert "not finite" in stated[-1]
+    assert "Traceback" not in "".join(stated)
     assert not RunFolder(str(out)).has_checkpoint("last")
 
 
@@ -262,7 +262,7 @@ def test_a_finished_run_goes_on_with_more_epochs_and_from_its_best_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "stated"),
     [
         ({"batch": 5, "accumulate": 3}, "--batch: 5 are too few for 2 workers x 3"),
         ({"batch": 512}, "--batch: the training split has"),
@@ -277,9 +277,9 @@ def test_a_finished_run_goes_on_with_more_epochs_and_from_its_best_checkpoint(
     ],
 )
 def test_wrong_settings_are_told_before_any_work(
-    wrong: dict[str, Any], told: str, lake: Lake, tmp_path: Path
+    wrong: dict[str, Any], stated: str, lake: Lake, tmp_path: Path
 ) -> None:
-    with pytest.raises(SettingError, match=told):
+    with pytest.raises(SettingError, match=stated):
         run(lake, tmp_path / "run", **wrong)
     assert not (tmp_path / "run").exists()
 

@@ -97,14 +97,14 @@ def test_the_summary_is_of_the_cases_that_have_numbers(made: Made, printed: str)
     numbers = {(row["method"], row["measure"]): row for row in read_rows(made.run, "summary.csv")}
     for method in ("plain", "largest"):
         for name in ("dice", "iou"):
-            told = [float(r[name]) for r in rows if r["method"] == method and r[name]]
-            assert len(told) == 3
+            stated = [float(r[name]) for r in rows if r["method"] == method and r[name]]
+            assert len(stated) == 3
             for measure, join in (("mean", statistics.mean), ("median", statistics.median)):
                 number = numbers[method, f"{measure}_{name}"]
                 value, low, high = (float(number[key]) for key in ("value", "low", "high"))
-                assert value == pytest.approx(join(told), rel=1e-5)
+                assert value == pytest.approx(join(stated), rel=1e-5)
                 assert low <= value <= high
-                assert low >= min(told) - 1e-6
+                assert low >= min(stated) - 1e-6
                 assert (number["cases"], number["patients"]) == ("3", "3")
     # The paper's row of a run from scratch.
     assert float(numbers["plain", "mean_dice"]["paper"]) == pytest.approx(0.418)
@@ -141,8 +141,8 @@ def test_tasks_on_ray_say_the_same_and_a_trial_needs_no_ray(
     by_tasks = evaluate_methods(config, methods, lambda *done: seen.append(done))
     assert seen == [(n, 4, "cases") for n in range(5)]
     assert by_tasks == evaluate_methods(dataclasses.replace(config, workers=1), methods)
-    told = {(o.case, o.method): f"{o.dice:.6g}" if o.dice is not None else "" for o in by_tasks}
-    assert told == {(r["case"], r["method"]): r["dice"] for r in read_rows(made.run, "cases.csv")}
+    stated = {(o.case, o.method): f"{o.dice:.6g}" if o.dice is not None else "" for o in by_tasks}
+    assert stated == {(r["case"], r["method"]): r["dice"] for r in read_rows(made.run, "cases.csv")}
 
 
 def test_an_organ_that_is_not_there_counts_as_agreed(tmp_path: Path) -> None:

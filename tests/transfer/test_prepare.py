@@ -321,9 +321,9 @@ def test_pairs_beside_their_file_of_any_kind(
     out = str(tmp_path / "cases")
     flags = ["--slices", "8", "--rows", "24", "--columns", "24", "--out", out]
     assert main(["liver", "prepare", "--pairs", str(tmp_path / "pairs.csv"), *flags]) == 0
-    told = capsys.readouterr().out
-    assert "seen      10 = 4 cases + 6 failed + 0 known" in told
-    assert "of 2 patients all are in train" in told
+    stated = capsys.readouterr().out
+    assert "seen      10 = 4 cases + 6 failed + 0 known" in stated
+    assert "of 2 patients all are in train" in stated
     rows = read_rows(out)
     assert [row["reason"] for row in rows.values()] == [
         None, None, None, None, "no_mask", "not_ct", "missing_pair", "no_frames",
@@ -429,16 +429,18 @@ def test_the_proposal_is_measured_by_window() -> None:
         row([0.1, 0.3], [0.2, 1], [1], is_known=None, covered_above=0, covered=1),
         {"scores": None},
     ]
-    told = {(r["patients"], r["rule"]): r for r in measure_proposal(rows, 0.9)}
-    assert set(told) == {(p, r) for p in ("all", "held_out", "known") for r in ("above", "chosen")}
-    above, chosen = told["all", "above"], told["all", "chosen"]
+    stated = {(r["patients"], r["rule"]): r for r in measure_proposal(rows, 0.9)}
+    assert set(stated) == {
+        (p, r) for p in ("all", "held_out", "known") for r in ("above", "chosen")
+    }
+    above, chosen = stated["all", "above"], stated["all", "chosen"]
     assert (above["cases"], above["windows"], above["picked"], chosen["picked"]) == (3, 7, 2, 4)
     assert (above["whole_recall"], chosen["whole_recall"]) == (0, pytest.approx(1 / 3))
     assert (above["any_recall"], chosen["any_recall"]) == (pytest.approx(0.2), pytest.approx(0.4))
     assert (above["any_precision"], chosen["whole_precision"]) == (0.5, 0.25)
     assert (above["missed"], chosen["missed"]) == (2, 1)
     assert chosen["organ_share"] == pytest.approx(0.5)
-    assert told["known", "above"]["whole_precision"] is None
+    assert stated["known", "above"]["whole_precision"] is None
 
 
 def test_a_lake_without_masks_says_so(

@@ -1,4 +1,4 @@
-"""What a user relies on of NIfTI files: each voxel at its place, and bad files told."""
+"""What a user relies on of NIfTI files: each voxel at its place, and bad files are refused."""
 
 import gzip
 from itertools import product

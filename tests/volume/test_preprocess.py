@@ -222,9 +222,9 @@ def test_failures_are_rows_with_reasons_and_leave_the_training_set(
     path = source / "s0005/0002.dcm"
     path.write_bytes(path.read_bytes() + b"\0\0")
     assert main(["preprocess", "--lake", lake, "--rows", "32", "--columns", "32"]) == 0
-    told = capsys.readouterr().out
-    assert "6 series = 1 made + 5 failed + 0 known" in told
-    assert f"next      radnet-lake label --lake {lake}" in told
+    stated = capsys.readouterr().out
+    assert "6 series = 1 made + 5 failed + 0 known" in stated
+    assert f"next      radnet-lake label --lake {lake}" in stated
     reasons = {uid: row["reason"] for uid, row in read_rows(lake).items()}
     assert reasons["1.2.3.1"] == "truncated_pixels"
     assert reasons["1.2.3.2"] == "constant"

@@ -1,4 +1,4 @@
-"""Stored volumes: what is written comes back, from disk and S3; damage is told, never returned."""
+"""Stored volumes: what is written comes back, from disk and S3; damage is an error."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -99,7 +99,7 @@ def test_slices_of_a_standard_view_lie_as_they_are_stored(view: str) -> None:
     assert planes[0].title == f"{view}: slice 3 of 5"
     # The other two hang as radiologists hang them, whatever the view of the slices.
     hung = {p.title.split(":")[0]: "".join(p.letters) for p in planes}
-    assert hung == {name: told for name, (told, _) in STANDARD.items()}
+    assert hung == {name: stated for name, (stated, _) in STANDARD.items()}
 
 
 def test_oblique_directions_get_the_letters_of_all_near_axes() -> None:
@@ -228,11 +228,11 @@ def test_sheet_has_every_series_once_and_a_box_for_what_has_no_volume(
     assert main(["show", *arguments]) == 0
     found = {row[0] for row in connection.sql(
         f"select SeriesInstanceUID from series where {where}").fetchall()}  # fmt: skip
-    told = capsys.readouterr().out.splitlines()
-    named = [line.split()[1] for line in told if line.startswith("  ")]
+    stated = capsys.readouterr().out.splitlines()
+    named = [line.split()[1] for line in stated if line.startswith("  ")]
     assert len(set(named)) == 7
     assert set(named) <= found
-    assert told[-1].startswith(f"{len(found) - 7} more series are left out")
+    assert stated[-1].startswith(f"{len(found) - 7} more series are left out")
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["s-2.png", "s.png"]
     assert [len(figure.axes) for figure in figures] == [4, 3]
     report = find_series(connection, "Modality = 'SR'")

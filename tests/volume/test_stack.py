@@ -104,8 +104,8 @@ def test_tolerances_are_those_of_labelling() -> None:
         "pixel_spacing_tolerance", "merge_distance_mm", "max_stack_orientations",
     )  # fmt: skip
     lines = (schema.SQL_DIR / "thresholds.csv").read_text(encoding="utf-8").splitlines()
-    told = {line.split(",")[0]: float(line.split(",")[1]) for line in lines[1:]}
-    assert {n: getattr(stack_module, n.upper()) for n in names} == {n: told[n] for n in names}
+    stated = {line.split(",")[0]: float(line.split(",")[1]) for line in lines[1:]}
+    assert {n: getattr(stack_module, n.upper()) for n in names} == {n: stated[n] for n in names}
 
 
 def test_of_a_file_written_twice_the_newest_counts() -> None:

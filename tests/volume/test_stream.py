@@ -174,8 +174,8 @@ def read_classes() -> dict[str, list[str]]:
 
 def test_labels_are_those_of_the_lake_now_as_the_classes_number_them(stored: Stored) -> None:
     with radnet_lake.connect(stored.lake) as connection:
-        told = connection.sql("from training_set").to_arrow_table().to_pylist()
-    truth = {row["SeriesInstanceUID"]: row for row in told}
+        stated = connection.sql("from training_set").to_arrow_table().to_pylist()
+    truth = {row["SeriesInstanceUID"]: row for row in stated}
     classes = read_classes()
     for row in stream(stored):
         label_of = truth[row["SeriesInstanceUID"]]
@@ -223,7 +223,7 @@ def test_shards_stream_from_s3(stored: Stored, s3: S3Server) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "stated"),
     [
         ({"where": "sequence ="}, "where: .*describe training_set"),
         ({"where": "no_such_column = 1"}, "where: .*no_such_column"),
@@ -235,9 +235,9 @@ def test_shards_stream_from_s3(stored: Stored, s3: S3Server) -> None:
     ],
 )
 def test_what_leaves_nothing_to_stream_is_told_with_the_remedy(
-    stored: Stored, settings: dict[str, Any], told: str
+    stored: Stored, settings: dict[str, Any], stated: str
 ) -> None:
-    with pytest.raises(SettingError, match=rf"(?s){told}"):
+    with pytest.raises(SettingError, match=rf"(?s){stated}"):
         index_series(configure(stored, **settings))
 
 

@@ -1,4 +1,4 @@
-"""A sweep: its trials, how they run on Ray Tune, what is told of those that fail, going on."""
+"""A sweep: its trials, how they run on Ray Tune, what is reported of those that fail, going on."""
 
 import csv
 import os
@@ -112,7 +112,7 @@ def test_trials_differ_by_what_their_row_says_alone(config: LiverSweepConfig) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "stated"),
     [
         ("freezes", "all,4", "--freeze"),
         ("freezes", " ", "--freezes"),
@@ -124,13 +124,13 @@ def test_trials_differ_by_what_their_row_says_alone(config: LiverSweepConfig) ->
         ("refine", True, "--refine"),
     ],
 )
-def test_a_setting_that_cannot_be_is_named(name: str, value: Any, told: str) -> None:
+def test_a_setting_that_cannot_be_is_named(name: str, value: Any, stated: str) -> None:
     row = {"freezes": " ", "shares": ""} if name == "freezes" and value == " " else {name: value}
     if name == "refine":
         row |= {"freezes": "none,scratch", "shares": "0.5"}
     with pytest.raises(SettingError) as caught:
         LiverSweepConfig(out="sweep", cases="cases", **row)
-    assert caught.value.where == told
+    assert caught.value.where == stated
 
 
 @pytest.mark.usefixtures("ray_local")

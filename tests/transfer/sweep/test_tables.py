@@ -85,8 +85,8 @@ def test_a_case_that_a_seed_has_no_number_for_is_left_out_and_counted() -> None:
     result = gather(scores)[ALL, "plain"]
     assert (len(result.cases), result.left_out) == (19, 1)
     assert "c05" not in result.cases
-    told = format_tables(gather(scores), make_facts(ALL))["tables.md"].decode()
-    assert "up to 1 test cases" in told
+    stated = format_tables(gather(scores), make_facts(ALL))["tables.md"].decode()
+    assert "up to 1 test cases" in stated
 
 
 def test_differences_are_paired_by_case_and_seed() -> None:
