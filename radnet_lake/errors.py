@@ -90,5 +90,5 @@ def encode_error(error: Exception) -> list[str]:
 def decode_error(words: Sequence[str]) -> RadnetLakeError:
     """The error that encode_error was given, as one of ours."""
     kind, *arguments = words
-    error: RadnetLakeError = globals()[kind](*arguments)
+    error: RadnetLakeError = globals().get(kind, RadnetLakeError)(*arguments)
     return error
