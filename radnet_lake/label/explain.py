@@ -87,8 +87,9 @@ def _stored(value: Any) -> str | None:
 
 
 def _say_stored(value: str | None) -> str:
-    words = {None: "cannot be told", "true": "yes", "false": "no", "": "none of the nine"}
-    return words.get(value, str(value).replace("|", ", "))
+    if value in ("true", "false"):
+        return describe_label(value == "true")
+    return describe_label(value if value is None else [part for part in value.split("|") if part])
 
 
 def _explain_exclusion(row: dict[str, Any], meanings: dict[str, str]) -> list[str]:

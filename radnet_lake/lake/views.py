@@ -1,7 +1,6 @@
 """Takes a lake's URI, gives a DuckDB connection with all views, or a DuckDB file."""
 
 import datetime
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from radnet_lake import schema
 from radnet_lake.errors import LakeError, SettingError
 from radnet_lake.lake.log import Lake, Part, open_lake
 from radnet_lake.lake.sql_files import create_macros, create_tables, rule_set, run_folder
+from radnet_lake.storage.folder import write_whole
 
 
 def connect(lake: str | None = None) -> duckdb.DuckDBPyConnection:
@@ -43,17 +43,8 @@ def attach(lake: str | None, database: str) -> None:
         raise SettingError(
             "the folder does not exist", database, "name a file in an existing folder"
         )
-    new = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        with duckdb.connect(str(new)) as connection:
-            load_views(connection, opened)
-        new.replace(path)
-    except OSError as error:
-        raise SettingError(
-            error.strerror or "cannot write", database, "name another file"
-        ) from None
-    finally:
-        new.unlink(missing_ok=True)
+    with write_whole(path) as new, duckdb.connect(str(new)) as connection:
+        load_views(connection, opened)
 
 
 def load_views(connection: duckdb.DuckDBPyConnection, opened: Lake) -> None:
